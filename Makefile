@@ -1,0 +1,52 @@
+# Each target sets up .venv first when it is missing or older than the lock.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export VIRTUAL_ENV := $(abspath $(VENV))
+
+.PHONY: help setup demo test check bench serve ui deploy lock clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## create .venv from requirements.lock
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "visionloop needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@awk '/^uv==/ {keep=1} keep {print} keep && !/\\$$/ {exit}' requirements.lock > $(VENV)/uv.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.lock
+	$(VENV)/bin/uv pip sync --quiet --system-certs --require-hashes requirements.lock
+	$(VENV)/bin/python -m pipeline.telemetry
+	@touch $(READY)
+
+demo: setup ## the whole loop on the embedded sample
+	$(VENV)/bin/python -m flows.demo
+
+test: setup ## every test
+	$(VENV)/bin/python -m pytest
+
+check: setup ## lint, types, architecture and the fast tests, under a minute
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -m "not slow and not real" -q
+
+bench: setup ## ratios against the bare step and the rivals, into benchmarks/results
+	$(VENV)/bin/python -m benchmarks
+
+serve: setup ## answer with the champion on http://127.0.0.1:3000
+	$(VENV)/bin/bentoml serve services.classifier:Classifier --host 127.0.0.1 --port 3000
+
+ui: setup ## the drift dashboards on http://127.0.0.1:8011
+	$(VENV)/bin/evidently ui --workspace $${VISIONLOOP_HOME:-var}/evidently --host 127.0.0.1 --port 8011
+
+deploy: setup ## register the deployments at the Prefect server that PREFECT_API_URL names
+	$(VENV)/bin/prefect --no-prompt deploy --all
+
+lock: setup ## resolve pyproject.toml again into requirements.lock
+	$(VENV)/bin/uv pip compile --quiet --system-certs pyproject.toml --extra dev --universal --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --upgrade -o requirements.lock
+
+clean: ## remove what is derived; state under var/ stays
+	rm -rf artifacts reports

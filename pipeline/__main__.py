@@ -1,0 +1,76 @@
+"""``python -m pipeline <verb>``: one stage, read from and written to the workspace in the current folder.
+
+Each verb imports only what it needs: ``python -m pipeline split`` does not pay for torch.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+
+VERBS = {
+    "sample": "generate the embedded data set into data/sample",
+    "scan": "decode one source's images once: hash, sizes, statistics, perceptual hash",
+    "ingest": "join the scanned sources and the labels that came back into the manifest",
+    "validate": "check the manifest with Great Expectations; exit code 1 when a check fails",
+    "split": "assign every group to train, validation or test, for good",
+    "balance": "support and imbalance by class, and the sampling plan",
+    "train": "transfer the backbone: probe, fine-tuning, or the better of both",
+    "bundle": "export what ships: ONNX, calibration, preprocessing, reference, digests",
+    "evaluate": "run the bundle, and the champion's, over the held-out images",
+    "gate": "the verdict: PROMOTE, REJECT or INSUFFICIENT_EVIDENCE",
+}
+# The part of a verb's module that is not named like the verb.
+MODULES = {"scan": "pipeline.ingest"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=(__doc__ or "").split("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for verb, text in VERBS.items():
+        command = verbs.add_parser(verb, help=text, description=text)
+        if verb == "scan":
+            command.add_argument("domain", help="the source's domain, as named in params.yaml")
+    return parser
+
+
+def _use_project_environment() -> None:
+    """Hand over to the workspace's .venv when started by an interpreter that lacks the dependencies.
+
+    ``.venv/bin/dvc repro`` runs ``python`` from PATH, which need not be the environment that dvc is in.
+    """
+    own = Path(".venv/bin/python")
+    if importlib.util.find_spec("pyarrow") is None and own.exists() and not os.environ.get("VISIONLOOP_HANDED_OVER"):
+        os.environ["VISIONLOOP_HANDED_OVER"] = "1"
+        os.execv(own, [str(own), "-m", "pipeline", *sys.argv[1:]])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; 0 when it did its work, 1 when it refused, with the reason on standard error."""
+    options = _parser().parse_args(arguments)
+    from pipeline.artifacts import Workspace
+    from pipeline.errors import VisionloopError
+    from pipeline.params import Params
+
+    workspace = Workspace.here()
+    started = time.perf_counter()
+    try:
+        params = Params.load(workspace.params)
+        module = importlib.import_module(MODULES.get(options.verb, f"pipeline.{options.verb}"))
+        if options.verb == "scan":
+            code = module.scan_stage(workspace, params, options.domain)
+        else:
+            code = module.run(workspace, params)
+    except VisionloopError as error:
+        print(f"{options.verb}: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.verb}: {time.perf_counter() - started:.1f} s", flush=True)
+    return int(code)
+
+
+if __name__ == "__main__":
+    _use_project_environment()
+    sys.exit(main())

@@ -1,0 +1,335 @@
+"""Where everything lies on disk, in which shape, and how it is written.
+
+A stage is a function between values; this module owns the places. Writes are atomic: a temporary
+file in the same folder, fsync, rename, fsync of the folder. A reader sees the old file or the new one.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import DataError
+
+MANIFEST = pa.schema(
+    [
+        ("image_id", pa.string()),  # sha256 of the file's bytes, hex
+        ("path", pa.string()),  # relative to the workspace where it lies inside it, else absolute
+        ("label", pa.string()),
+        ("domain", pa.string()),
+        ("group", pa.string()),  # never null: the image's own id where no pattern gives one
+        ("split", pa.string()),  # the official split (train | validation | test), null where there is none
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("mode", pa.string()),
+        ("format", pa.string()),
+        ("bytes", pa.int64()),
+        ("dhash", pa.string()),  # 256-bit difference hash, 64 hex digits
+        ("brightness", pa.float32()),  # mean luma, 0 to 1
+        ("contrast", pa.float32()),  # standard deviation of luma, 0 to 1
+        ("sharpness", pa.float32()),  # log10 of 1 + variance of the Laplacian of luma in 0..255
+        ("saturation", pa.float32()),  # mean of (max - min) / max over the channels, 0 to 1
+        ("error", pa.string()),  # null where the image decoded
+    ]
+)
+SPLIT = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("domain", pa.string()),
+        ("group", pa.string()),  # after near-duplicates have joined one group
+        ("split", pa.string()),  # train | validation | test | excluded
+        ("reason", pa.string()),  # official | kept | assigned | joined | conflict | undecodable | duplicate
+    ]
+)
+PREDICTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("domain", pa.string()),
+        ("group", pa.string()),
+        ("split", pa.string()),
+        ("predicted", pa.string()),
+        ("confidence", pa.float32()),
+        ("correct", pa.bool_()),
+        ("probabilities", pa.list_(pa.float32())),  # calibrated, in the order of the bundle's classes
+    ]
+)
+REFERENCE = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("domain", pa.string()),
+        ("label", pa.string()),
+        ("predicted", pa.string()),
+        ("probabilities", pa.list_(pa.float32())),
+        ("embedding", pa.list_(pa.float32())),
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
+        ("sharpness", pa.float32()),
+        ("saturation", pa.float32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("thumbnail", pa.binary()),  # JPEG, 96 px, for contact sheets beside production images
+    ]
+)
+STATISTICS = ("brightness", "contrast", "sharpness", "saturation")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Every path that visionloop reads or writes, below ``root`` (derived) and ``home`` (state)."""
+
+    root: Path
+    home: Path
+
+    @classmethod
+    def here(cls) -> "Workspace":
+        """The current folder, with state under ``VISIONLOOP_HOME`` (default: ``var/``)."""
+        root = Path.cwd()
+        return cls(root, Path(os.environ.get("VISIONLOOP_HOME") or root / "var").absolute())
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def sources(self) -> Path:
+        return self.root / "artifacts/sources"
+
+    @property
+    def labels(self) -> Path:
+        return self.root / "data/labels.csv"
+
+    @property
+    def labelled(self) -> Path:
+        return self.root / "data/labelled"
+
+    @property
+    def assignments(self) -> Path:
+        return self.root / "data/assignments.csv"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "artifacts/manifest.parquet"
+
+    @property
+    def validation(self) -> Path:
+        return self.root / "reports/validation.json"
+
+    @property
+    def data_docs(self) -> Path:
+        return self.root / "reports/data_docs"
+
+    @property
+    def split(self) -> Path:
+        return self.root / "artifacts/split.parquet"
+
+    @property
+    def balance(self) -> Path:
+        return self.root / "artifacts/balance.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "artifacts/checkpoint"
+
+    @property
+    def bundle(self) -> Path:
+        return self.root / "artifacts/bundle"
+
+    @property
+    def predictions(self) -> Path:
+        return self.root / "artifacts/predictions.parquet"
+
+    @property
+    def champion_predictions(self) -> Path:
+        return self.root / "artifacts/champion_predictions.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "reports/metrics.json"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "reports/plots"
+
+    @property
+    def verdict(self) -> Path:
+        return self.root / "reports/verdict.json"
+
+    @property
+    def champion_pin(self) -> Path:
+        return self.root / "champion-pin.json"
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def registry(self) -> Path:
+        return self.home / "registry"
+
+    @property
+    def log(self) -> Path:
+        return self.home / "log"
+
+    @property
+    def journal(self) -> Path:
+        return self.home / "journal.sqlite"
+
+    @property
+    def queue(self) -> Path:
+        return self.home / "queue"
+
+    @property
+    def evidently(self) -> Path:
+        return self.home / "evidently"
+
+    def relative(self, path: Path) -> str:
+        """``path`` as a table names it: relative where it lies in the workspace, else absolute."""
+        try:
+            return path.absolute().relative_to(self.root.absolute()).as_posix()
+        except ValueError:
+            return path.absolute().as_posix()
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A temporary path beside ``target`` that replaces it when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
+        temporary.chmod(mode)
+        temporary.replace(target)
+        sync_folder(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(target: Path, text: str) -> None:
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Keys keep their order; NaN is refused, since JSON has none."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(source: Path) -> Any:
+    try:
+        return json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{source} is missing: run `dvc repro` (or `dvc pull`) first") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{source} is not JSON ({error}): remove it and run `dvc repro`") from error
+
+
+def write_table(target: Path, table: pa.Table) -> None:
+    with atomic_path(target) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(source: Path, schema: pa.Schema) -> pa.Table:
+    """The Parquet table at ``source``, its columns checked against ``schema``.
+
+    Raises:
+        DataError: the file is missing, damaged or of another shape.
+    """
+    try:
+        table = pq.read_table(source)
+    except FileNotFoundError as error:
+        raise DataError(f"{source} is missing: run `dvc repro` (or `dvc pull`) first") from error
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{source} is damaged ({error}): remove it and run `dvc repro`") from error
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise DataError(f"{source} lacks the columns {missing}: it is of another version, run `dvc repro -f`")
+    return table.select(schema.names).cast(schema)
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of a file's bytes, hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """sha256 of a value's canonical JSON, hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+# The prediction log: ``log/<UTC date>/<writer>-<sequence>.log``; one row a line, written by the service
+# and read by monitoring, which share nothing else. A line is ``crc32-hex SPACE json``: a torn tail is
+# recognised and dropped. Times are UTC, ISO 8601; the embedding is float16, little endian, base64.
+LOG_FIELDS = (
+    "request_id",
+    "time",
+    "model",
+    "image_id",
+    "label",
+    "abstain",
+    "probabilities",
+    "embedding",
+    "statistics",  # brightness, contrast, sharpness, saturation, width, height
+    "source",
+    "kept",  # the file's name under log/images/, null where the image was not kept
+    "seconds",
+)
+
+
+def encode_log_row(row: dict[str, Any]) -> bytes:
+    """One line of the prediction log, newline included."""
+    body = json.dumps({name: row[name] for name in LOG_FIELDS}, separators=(",", ":"), ensure_ascii=True).encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def decode_log_line(line: bytes) -> dict[str, Any] | None:
+    """The row of one line, or None where the line is torn or damaged."""
+    if len(line) < 11 or not line.endswith(b"\n") or line[8:9] != b" ":
+        return None
+    body = line[9:-1]
+    try:
+        if int(line[:8], 16) != zlib.crc32(body):
+            return None
+        row = json.loads(body)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and row.keys() >= set(LOG_FIELDS) else None
+
+
+def encode_embedding(embedding: np.ndarray) -> str:
+    """(d,) floats as base64 of little-endian float16."""
+    return base64.b64encode(np.asarray(embedding, dtype="<f2").tobytes()).decode("ascii")
+
+
+def decode_embedding(text: str) -> np.ndarray:
+    """Back to (d,) float32."""
+    return np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float32)

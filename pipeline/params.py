@@ -1,0 +1,328 @@
+"""Typed sections of params.yaml. An unknown key is an error that names the nearest known one."""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline.errors import ParamsError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ParamsError(message)
+
+
+def _share(section: str, **values: float) -> None:
+    for name, value in values.items():
+        _require(0 <= value <= 1, f"{section}.{name} is {value}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One folder or table of labelled images; each source is a domain."""
+
+    path: str
+    domain: str = "default"
+
+    def __post_init__(self) -> None:
+        _require(
+            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.domain) is not None,
+            f"data.sources: the domain {self.domain!r} may hold letters, digits, '.', '_' and '-' only",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    sources: tuple[Source, ...] = (Source(path="data/sample/line-a", domain="line-a"),)
+    group_pattern: str | None = None
+    max_pixels: int = 50_000_000
+    max_bytes: int = 52_428_800
+
+    def __post_init__(self) -> None:
+        _require(bool(self.sources), "data.sources is empty: name at least one {path, domain}")
+        domains = [source.domain for source in self.sources]
+        _require(len(set(domains)) == len(domains), f"data.sources: two sources share a domain: {domains}")
+        _pattern("data.group_pattern", self.group_pattern)
+        _require(self.max_pixels > 0 and self.max_bytes > 0, "data.max_pixels and data.max_bytes must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validate:
+    min_side: int = 16
+    max_side: int = 16_384
+    max_undecodable: float = 0.0
+    min_per_class: int = 2
+    near_duplicate_bits: int = 10
+    severity: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _share("validate", max_undecodable=self.max_undecodable)
+        _require(0 < self.min_side <= self.max_side, "validate.min_side must be positive and at most max_side")
+        _require(0 <= self.near_duplicate_bits <= 64, "validate.near_duplicate_bits must lie between 0 and 64")
+        for name, value in self.severity.items():
+            _require(value in ("fail", "warn"), f"validate.severity.{name} is {value!r}; it is fail or warn")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    validation: float = 0.15
+    test: float = 0.2
+    pattern: str | None = None
+    near_duplicates: Literal["join", "ignore"] = "join"
+
+    def __post_init__(self) -> None:
+        _share("split", validation=self.validation, test=self.test)
+        _require(
+            self.validation > 0 and self.test > 0 and self.validation + self.test < 1,
+            f"split.validation {self.validation} and split.test {self.test} must be positive and leave room for train",
+        )
+        _pattern("split.pattern", self.pattern)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Balance:
+    plan: Literal["auto", "none", "class_weights", "sampler", "logit_adjustment"] = "auto"
+    min_per_class: int = 10
+    imbalance_ratio: float = 3.0
+
+    def __post_init__(self) -> None:
+        _require(self.min_per_class >= 1, "balance.min_per_class must be at least 1")
+        _require(self.imbalance_ratio >= 1, "balance.imbalance_ratio must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    backbone: str = "auto"
+    weights: str = "bundled"
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.image_size is None or self.image_size >= 16, "model.image_size must be at least 16 px")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Train:
+    strategy: Literal["auto", "probe", "finetune"] = "auto"
+    epochs: int | None = None
+    batch_size: int | Literal["auto"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    budget_seconds: float = 60.0
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.epochs is None or self.epochs >= 1, "train.epochs must be at least 1, or null")
+        _require(self.batch_size == "auto" or int(self.batch_size) >= 1, "train.batch_size must be at least 1, or auto")
+        _require(self.budget_seconds >= 0, "train.budget_seconds must not be negative")
+        _require(self.learning_rate is None or self.learning_rate > 0, "train.learning_rate must be positive, or null")
+        _require(
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
+            f"train.device is {self.device!r}; it is auto, cpu or cuda",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    max_parity_error: float = 0.001
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluate:
+    bootstrap: int = 2000
+
+    def __post_init__(self) -> None:
+        _require(self.bootstrap >= 100, "evaluate.bootstrap must be at least 100")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    min_accuracy: float = 0.8
+    min_macro_f1: float = 0.75
+    min_class_recall: float = 0.5
+    max_ece: float = 0.1
+    noninferiority_margin: float = 0.02
+    min_support: int = 20
+    bootstrap: int = 2000
+
+    def __post_init__(self) -> None:
+        _share(
+            "gate",
+            min_accuracy=self.min_accuracy,
+            min_macro_f1=self.min_macro_f1,
+            min_class_recall=self.min_class_recall,
+            max_ece=self.max_ece,
+            noninferiority_margin=self.noninferiority_margin,
+        )
+        _require(self.min_support >= 1, "gate.min_support must be at least 1")
+        _require(self.bootstrap >= 100, "gate.bootstrap must be at least 100")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Release:
+    git_commit: bool = False
+    golden_images: int = 8
+    max_golden_error: float = 1e-4
+    sandbox_timeout_seconds: float = 120.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serve:
+    host: str = "127.0.0.1"
+    port: int = 3000
+    workers: int = 1
+    max_body_bytes: int = 10_485_760
+    max_pixels: int = 50_000_000
+    abstain_below: float = 0.0
+    top_k: int = 5
+
+    def __post_init__(self) -> None:
+        _share("serve", abstain_below=self.abstain_below)
+        _require(self.workers >= 1 and self.top_k >= 1, "serve.workers and serve.top_k must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Log:
+    keep_images: float = 1.0
+    keep_days: float = 30.0
+    max_bytes: int = 2_000_000_000
+    mode: Literal["durable", "lossy"] = "durable"
+
+    def __post_init__(self) -> None:
+        _share("log", keep_images=self.keep_images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watch:
+    window: int = 100
+    min_window: int = 30
+    alpha: float = 0.01
+    permutations: int = 500
+    cooldown_hours: float = 24.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.alpha < 1, "watch.alpha must lie between 0 and 1")
+        _require(1 <= self.min_window <= self.window, "watch.min_window must be at least 1 and at most watch.window")
+        _require(self.permutations >= 99, "watch.permutations must be at least 99")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Label:
+    budget: int = 120
+    random_share: float = 0.5
+    test_share: float = 0.4
+    min_labels: int = 40
+
+    def __post_init__(self) -> None:
+        _share("label", random_share=self.random_share, test_share=self.test_share)
+        _require(self.budget >= 1, "label.budget must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Params:
+    """All of params.yaml; a section or key that is left out takes its default."""
+
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    validate: Validate = field(default_factory=Validate)
+    split: Split = field(default_factory=Split)
+    balance: Balance = field(default_factory=Balance)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    bundle: Bundle = field(default_factory=Bundle)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    gate: Gate = field(default_factory=Gate)
+    release: Release = field(default_factory=Release)
+    serve: Serve = field(default_factory=Serve)
+    log: Log = field(default_factory=Log)
+    watch: Watch = field(default_factory=Watch)
+    label: Label = field(default_factory=Label)
+
+    @classmethod
+    def load(cls, path: Path) -> "Params":
+        """Read and check params.yaml.
+
+        Raises:
+            ParamsError: the file is missing or not YAML, a key is unknown, a value is of the wrong
+                type or out of its bounds.
+        """
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ParamsError(f"{path} is missing: run from the workspace's root") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ParamsError(f"{path} is not YAML: {error}") from error
+        return typing.cast(Params, _build(cls, {} if raw is None else raw, ""))
+
+
+def _pattern(name: str, pattern: str | None) -> None:
+    if pattern is None:
+        return
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ParamsError(f"{name} is not a regular expression: {error}") from error
+    _require(groups >= 1, f"{name} {pattern!r} needs a group in parentheses")
+
+
+def _build(kind: type, raw: Any, where: str) -> Any:
+    """An instance of the dataclass ``kind`` from a mapping, every key and type checked."""
+    name = where or "params.yaml"
+    if raw is None and where:
+        raw = {}
+    _require(isinstance(raw, dict), f"{name} must be a mapping, it is {type(raw).__name__}")
+    hints = typing.get_type_hints(kind)
+    for key in raw:
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(hints)}"
+            raise ParamsError(f"{name}: unknown key {str(key)!r}{hint}")
+    required = [
+        entry.name
+        for entry in dataclasses.fields(kind)
+        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+    ]
+    for key in required:
+        _require(key in raw, f"{name}: the key {key!r} is missing")
+    return kind(**{key: _value(hints[key], value, f"{where}.{key}".lstrip(".")) for key, value in raw.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        for argument in arguments:
+            if argument is type(None):
+                continue
+            try:
+                return _value(argument, value, where)
+            except ParamsError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+        near = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1)
+        hint_text = f"; did you mean {near[0]!r}?" if near else ""
+        raise ParamsError(f"{where} is {value!r}; it is one of {', '.join(map(str, arguments))}{hint_text}")
+    elif origin is tuple:
+        _require(isinstance(value, list), f"{where} must be a list, it is {type(value).__name__}")
+        return tuple(_value(arguments[0], entry, f"{where}[{index}]") for index, entry in enumerate(value))
+    elif origin is dict:
+        _require(isinstance(value, dict), f"{where} must be a mapping, it is {type(value).__name__}")
+        return {str(key): _value(arguments[1], entry, f"{where}.{key}") for key, entry in value.items()}
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        _require(value == value and abs(value) != float("inf"), f"{where} is {value}; it must be a finite number")
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    kind = getattr(hint, "__name__", str(hint))
+    raise ParamsError(f"{where} is {value!r} ({type(value).__name__}); it must be {kind}")

@@ -1,0 +1,1 @@
+"""The models: probe, fine-tuning, imbalance, calibration, export. The only rooms where torch may live."""
