@@ -1,0 +1,157 @@
+"""What ships: one folder that holds the network, its preprocessing, its calibration and its reference.
+
+    python -m pipeline bundle        # the verb: artifacts/checkpoint/ → artifacts/bundle/
+
+Loading needs ONNX Runtime and numpy, never torch. A bundle is named by the sha256 of its bundle.json,
+which holds the sha256 of every other file: one flipped byte anywhere and it is refused.
+
+    bundle = Bundle.load(Path("artifacts/bundle"))
+    prediction = bundle.predict(bundle.preprocessing.view(image)[None])
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts import Workspace, digest_file
+from pipeline.errors import IntegrityError
+from pipeline.params import Params
+from pipeline.transforms import Preprocessing
+
+__all__ = ["Bundle", "Prediction", "run", "verify"]
+
+FORMAT = 1
+BATCH = 64  # images through the network at once; bounds the memory of a prediction over a large set
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a bundle says of n images, float32."""
+
+    logits: np.ndarray  # [n, classes], before the temperature
+    probabilities: np.ndarray  # [n, classes], softmax(logits / temperature)
+    embedding: np.ndarray  # [n, d], the pooled features before the head
+
+
+class Bundle:
+    """A verified bundle, ready to predict; safe to share between threads."""
+
+    def __init__(self, path: Path, digest: str, info: dict[str, Any], session: Any) -> None:
+        self.path = path
+        self.digest = digest
+        self.info = info
+        self.classes: list[str] = list(info["classes"])
+        self.preprocessing = Preprocessing.from_dict(info["preprocessing"])
+        self.temperature = float(info["temperature"])
+        self._session = session
+
+    @classmethod
+    def load(cls, path: Path, *, threads: int | None = None) -> "Bundle":
+        """Verify every file and the preprocessing, then open the network on ``threads`` CPU threads.
+
+        Raises:
+            IntegrityError: a file is missing or changed, or this machine's preprocessing is not the
+                one that the bundle was made with.
+        """
+        digest, info = _verified(path)
+        preprocessing = Preprocessing.from_dict(info["preprocessing"])
+        if preprocessing.fingerprint() != info["fingerprint"]:
+            raise IntegrityError(
+                f"{path}: this machine's preprocessing gives another result on the probe image than the one that the "
+                "bundle was made with (another Pillow, or changed code): install requirements.lock, or run `dvc repro`"
+            )
+        return cls(path, digest, info, _session(path, info, threads))
+
+    def predict(self, views: np.ndarray) -> Prediction:
+        """Logits, calibrated probabilities and embeddings of uint8 [n, H, W, 3] views."""
+        size = self.preprocessing.image_size
+        if views.ndim != 4 or views.shape[1:] != (size, size, 3) or views.dtype != np.uint8:
+            raise ValueError(
+                f"views must be uint8 [n, {size}, {size}, 3], they are {views.dtype} {views.shape}"
+            )
+        logits = np.empty((len(views), len(self.classes)), dtype=np.float32)
+        embedding = np.empty((len(views), int(self.info["embedding_size"])), dtype=np.float32)
+        for start in range(0, len(views), BATCH):
+            part = slice(start, start + BATCH)
+            feed = {"images": self.preprocessing.normalise(views[part])}
+            logits[part], embedding[part] = self._session.run(["logits", "embedding"], feed)
+        return Prediction(logits, softmax(logits / np.float32(self.temperature)), embedding)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Row-wise, for [n, classes] logits."""
+    exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponent / exponent.sum(axis=1, keepdims=True)
+
+
+def verify(path: Path) -> str:
+    """The bundle's digest, after re-hashing every file in it.
+
+    Raises:
+        IntegrityError: names the file that is missing or changed.
+    """
+    return _verified(path)[0]
+
+
+def _verified(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        raw = (path / "bundle.json").read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"{path} holds no bundle ({error.strerror}): run `dvc repro bundle`") from error
+    try:
+        info = json.loads(raw)
+        files = dict(info["files"])
+        version = info["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{path}/bundle.json is damaged ({error!r}): it is no bundle any more"
+        ) from error
+    if version != FORMAT:
+        raise IntegrityError(
+            f"{path} is of format {version}; this version reads {FORMAT}: run `dvc repro -f bundle`"
+        )
+    for name, expected in files.items():
+        if Path(name).name != name:
+            raise IntegrityError(f"{path}/bundle.json names {name!r}, which lies outside of the bundle")
+        try:
+            found = digest_file(path / name)
+        except OSError as error:
+            raise IntegrityError(f"{path / name} is missing or unreadable ({error.strerror})") from error
+        if found != expected:
+            raise IntegrityError(
+                f"{path / name} has changed since the bundle was made: sha256 {found[:12]}…, expected {expected[:12]}…. "
+                "Restore it (`dvc checkout`, or another copy in the registry), or run `dvc repro -f bundle`"
+            )
+    return hashlib.sha256(raw).hexdigest(), info
+
+
+def _session(path: Path, info: dict[str, Any], threads: int | None) -> Any:
+    """An ONNX Runtime session whose inputs and outputs are those that the bundle declares."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # the graph's initialisers are not our user's business
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    try:
+        session = ort.InferenceSession(str(path / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen unrelated types
+        raise IntegrityError(
+            f"{path}/model.onnx can't be opened by ONNX Runtime {ort.__version__}: {error}"
+        ) from error
+    shapes = {output.name: output.shape for output in session.get_outputs()}
+    widths = {"logits": len(info["classes"]), "embedding": info["embedding_size"]}
+    if {name: shapes.get(name, [None])[-1] for name in widths} != widths:
+        raise IntegrityError(f"{path}/model.onnx gives {shapes}, bundle.json declares the widths {widths}")
+    return session
+
+
+def run(workspace: Workspace, params: Params) -> int:
+    """Export the checkpoint into ``artifacts/bundle/``, which appears whole or not at all."""
+    from pipeline.transfer.export import export
+
+    return export(workspace, params)
