@@ -1,0 +1,132 @@
+"""What to do with what the watch saw. Pure: no I/O, no clock; the time comes in with the situation.
+
+Drift is a reason to label; only labels that came back are a reason to retrain. One episode at a time, and
+a pause between two retrains.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+Kind = Literal[
+    "no_champion",  # nothing is released yet
+    "insufficient_data",  # too few new images to say anything
+    "quiet",  # enough images, no alarm
+    "drift_open",  # the alarm: an episode opens and its label queue is written
+    "awaiting_labels",  # the queue waits for answers
+    "retrain",  # labels are back: start `flows.retrain`
+    "training",  # a retrain is on its way
+    "suppressed",  # something could be done and is deliberately not: the reason says why
+    "busy",  # another watch holds the lock; this one did nothing
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """All that the policy may look at.
+
+    Attributes:
+        images: new images of the champion since the last window.
+        alarm: the evidence crossed its threshold; ``evidence`` says it in words.
+        state: the open episode's state, None where none is open.
+        asked, labels, labels_used: images in the episode's queue, labels back, labels that the last
+            retrain of the episode already had.
+        last_retrain: when any retrain last started.
+    """
+
+    now: datetime
+    images: int
+    min_window: int
+    alarm: bool
+    evidence: str
+    cooldown_hours: float
+    min_labels: int
+    state: str | None = None
+    asked: int = 0
+    labels: int = 0
+    labels_used: int = 0
+    last_retrain: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Action:
+    kind: Kind
+    reason: str
+
+
+def decide(situation: Situation) -> Action:
+    """The one thing to do now, and why in a sentence with figures."""
+    s = situation
+    if s.state is None:
+        return _without_episode(s)
+    if s.state == "drift_open":
+        return Action("drift_open", s.evidence)
+    if s.state == "training":
+        return _while_training(s)
+    return _with_labels(s)
+
+
+def _without_episode(s: Situation) -> Action:
+    if s.alarm:
+        return Action("drift_open", s.evidence)
+    if s.images < s.min_window:
+        reason = f"{s.images} new images since the last window; {s.min_window} are needed to say anything"
+        return Action("insufficient_data", reason)
+    return Action("quiet", s.evidence)
+
+
+def _while_training(s: Situation) -> Action:
+    left = _cooldown_left(s)
+    if left > timedelta(0):
+        return Action("training", f"a retrain is on its way since {_clock(s.last_retrain)}")
+    reason = f"the retrain of {_clock(s.last_retrain)} left no outcome within {s.cooldown_hours:g} h: start it again"
+    return Action("retrain", reason)
+
+
+def _with_labels(s: Situation) -> Action:
+    # A queue smaller than min_labels (few images were kept) can only be answered as far as it goes.
+    needed = max(1, min(s.min_labels, s.asked)) if s.asked else s.min_labels
+    fresh = s.labels if s.state == "failed" else s.labels - s.labels_used
+    if fresh < needed:
+        return _too_few_labels(s, fresh, needed)
+    left = _cooldown_left(s)
+    if left > timedelta(0):
+        hours = left.total_seconds() / 3600
+        reason = (
+            f"{fresh} new labels are back, but the last retrain started at {_clock(s.last_retrain)}: "
+            f"the cooldown of {s.cooldown_hours:g} h leaves {hours:.1f} h to wait"
+        )
+        return Action("suppressed", reason)
+    return Action(
+        "retrain", f"{fresh} new labels are back ({needed} needed): there is something new to learn from"
+    )
+
+
+def _too_few_labels(s: Situation, fresh: int, needed: int) -> Action:
+    if s.state == "rejected":
+        reason = (
+            f"the challenger trained on {s.labels_used} labels was not promoted and {fresh} newer labels are back "
+            f"({needed} needed): give more labels, or close it with `python -m monitoring dismiss`"
+        )
+        return Action("suppressed", reason)
+    if s.asked == 0:
+        reason = (
+            "no image of the drift was kept (log.keep_images), so the queue is empty: give labelled images of the "
+            f"new kind with `python -m monitoring label <folder>`, {needed} at least"
+        )
+        return Action("awaiting_labels", reason)
+    return Action(
+        "awaiting_labels", f"{s.labels} of {s.asked} asked labels are back; {needed} start a retrain"
+    )
+
+
+def _cooldown_left(s: Situation) -> timedelta:
+    if s.last_retrain is None:
+        return timedelta(0)
+    # A clock that jumped back must not stretch the pause: never longer than the cooldown itself.
+    pause = timedelta(hours=s.cooldown_hours)
+    return min(pause, s.last_retrain + pause - s.now)
+
+
+def _clock(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC" if time else "an unknown time"
