@@ -1,0 +1,260 @@
+"""Bytes to an RGB image, safely, and what can be said about it in numbers. Pillow and numpy only.
+
+One decode serves everything: ingest, the service and monitoring take pixels, statistics and the
+perceptual hash from the same ``Decoded``, so their numbers agree.
+
+    decoded = decode(path.read_bytes())           # ImageError names what is wrong
+    statistics(decoded.image), dhash(decoded.image)
+
+What an input becomes: JPEG, PNG, WebP, BMP and TIFF, recognised by content, never by name. The limits
+hold before anything is decoded or allocated. EXIF orientation is applied (a damaged EXIF block counts
+as upright); alpha, also a palette's, is composited on white; 16-bit gray is divided by 256; CMYK and
+YCbCr become RGB; of an animation or a multi-page file the first frame counts. 32-bit and float TIFFs
+have no fixed white, so they are refused instead of guessed.
+"""
+
+import io
+import math
+import struct
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from pipeline.errors import ImageError
+
+__all__ = ["EXTENSIONS", "Decoded", "decode", "describe", "dhash", "statistics"]
+
+EXTENSIONS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
+
+# What Pillow mutters about odd metadata (a tag too long, a wrong APNG header) is no defect of the pixels.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_LONG_SIDE = 256  # px, of the copy from which statistics and hashes are taken
+_HASH_SIDE = 16
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image, ready for the preprocessing, and what its file said."""
+
+    image: Image.Image  # RGB, upright, opaque, 8 bits a channel
+    width: int  # px, after orientation
+    height: int
+    mode: str  # as stored: L, RGB, RGBA, P, CMYK, I;16, ...
+    format: str  # JPEG, PNG, WEBP, BMP or TIFF
+
+
+def decode(data: bytes, *, max_pixels: int = 50_000_000, max_bytes: int = 52_428_800) -> Decoded:
+    """The image in ``data``.
+
+    Raises:
+        ImageError: with ``reason`` empty, too_many_bytes, unknown_format, broken_header,
+            too_many_pixels, unsupported_mode, truncated or damaged.
+    """
+    if not data:
+        raise ImageError("empty", "the file is empty (0 bytes)")
+    if len(data) > max_bytes:
+        raise ImageError("too_many_bytes", f"{len(data):,} bytes, over the limit of {max_bytes:,} bytes")
+    stored = _open(data, max_pixels)
+    if stored.mode in ("I", "F"):
+        raise ImageError(
+            "unsupported_mode",
+            f"{stored.format} with 32-bit {stored.mode} pixels: save it with 8 or 16 bits a channel",
+        )
+    turn = _TURNS.get(_orientation(stored))
+    mode, name = stored.mode, stored.format or ""
+    try:
+        stored.load()
+        image = _rgb(stored)
+    except Exception as error:  # each of Pillow's plugins raises its own kinds for damaged data
+        raise _load_error(data, name, error) from error
+    if turn is not None:
+        image = image.transpose(turn)
+    return Decoded(image, image.width, image.height, mode, name)
+
+
+def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """The header read and its size checked; no pixel is decoded.
+
+    The plugins are called directly: ``Image.open`` would add Pillow's own limit, with its own warning.
+    """
+    if data[:3] == b"\xff\xd8\xff":
+        plugin: type[ImageFile.ImageFile] = JpegImagePlugin.JpegImageFile
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        plugin = PngImagePlugin.PngImageFile
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        plugin = WebPImagePlugin.WebPImageFile
+        _check_pixels(*_webp_size(data), max_pixels)  # its decoder allocates the canvas when it is opened
+    elif data[:2] == b"BM":
+        plugin = BmpImagePlugin.BmpImageFile
+    elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        plugin = TiffImagePlugin.TiffImageFile
+    else:
+        raise ImageError("unknown_format", "neither JPEG, PNG, WebP, BMP nor TIFF by its content")
+    try:
+        stored = plugin(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_many_pixels", f"over the limit of {max_pixels:,} pixels ({error})") from error
+    except (
+        Exception
+    ) as error:  # SyntaxError, ValueError, OSError, zlib.error, ...: whatever the plugin raises
+        raise ImageError("broken_header", f"its header can't be read ({_words(error)})") from error
+    _check_pixels(*stored.size, max_pixels)
+    return stored
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            "too_many_pixels",
+            f"{width:,} x {height:,} px, over the limit of {max_pixels:,} pixels (data.max_pixels)",
+        )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Canvas width and height in px from the first chunk's header (RFC 9649); 0, 0 where it can't be read."""
+    chunk = data[12:16]
+    if len(data) < 30:
+        return 0, 0
+    if chunk == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return struct.unpack("<H", data[26:28])[0] & 0x3FFF, struct.unpack("<H", data[28:30])[0] & 0x3FFF
+
+
+def _orientation(stored: ImageFile.ImageFile) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none or it can't be read.
+
+    Read here, not with ``getexif``, which parses the whole block and warns about or dies of its defects.
+    """
+    if isinstance(stored, TiffImagePlugin.TiffImageFile):
+        value = stored.tag_v2.get(_ORIENTATION, 1)
+        return value if isinstance(value, int) else 1
+    block = stored.info.get("exif", b"")
+    if not isinstance(block, bytes):
+        return 1
+    block = block.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(block[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", block, 4)
+        (count,) = struct.unpack_from(order + "H", block, start)
+        for entry in range(count):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", block, start + 2 + 12 * entry)
+            if tag == _ORIENTATION:
+                return int(value) if kind == 3 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        # Pillow's own conversion clips at 255: everything but the darkest 1/256 would turn white.
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _load_error(data: bytes, name: str, error: Exception) -> ImageError:
+    cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
+    if name == "WEBP":
+        cut = len(data) < int.from_bytes(data[4:8], "little") + 8
+    elif name == "PNG":
+        cut = cut or b"IEND" not in data[-16:]
+    return ImageError(
+        "truncated" if cut else "damaged",
+        f"{name} of {len(data):,} bytes {'ends too early' if cut else 'is damaged'} ({_words(error)})",
+    )
+
+
+def _words(error: Exception) -> str:
+    """The error in one printable line: it may quote bytes of the file."""
+    text = f"{type(error).__name__}: {error}".encode("unicode_escape").decode("ascii")
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """The copy that all numbers are taken from: longer side at most 256 px, never enlarged.
+
+    Box reduction by a whole factor, then bilinear with antialiasing, both in Pillow's fixed-point
+    arithmetic: the same bytes on every machine.
+    """
+    scale = _LONG_SIDE / max(image.size)
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def describe(image: Image.Image) -> tuple[dict[str, float], str]:
+    """``statistics(image)`` and ``dhash(image)`` from one reduced copy."""
+    small = _reduced(image)
+    luma = small.convert("L")
+    return _statistics(small, luma), _dhash(luma)
+
+
+def statistics(image: Image.Image) -> dict[str, float]:
+    """Brightness, contrast, sharpness and saturation of an RGB image.
+
+    Taken on a copy of at most 256 px: brightness is mean luma (ITU-R 601-2) in 0..1, contrast its
+    standard deviation, sharpness log10 of 1 + the variance of the 4-neighbour Laplacian of luma in
+    0..255 (0 where a side is under 3 px), saturation the mean of (max - min) / max over the channels.
+    """
+    small = _reduced(image)
+    return _statistics(small, small.convert("L"))
+
+
+def _statistics(small: Image.Image, luma: Image.Image) -> dict[str, float]:
+    gray = np.asarray(luma, dtype=np.float32)
+    sharpness = 0.0
+    if min(gray.shape) >= 3:
+        around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+        sharpness = math.log10(1.0 + float(np.var(around - 4 * gray[1:-1, 1:-1], dtype=np.float64)))
+    # HSV's saturation channel is (max - min) / max, in 255ths.
+    saturation = np.asarray(small.convert("HSV"))[..., 1]
+    return {
+        "brightness": float(gray.mean(dtype=np.float64)) / 255,
+        "contrast": float(gray.std(dtype=np.float64)) / 255,
+        "sharpness": sharpness,
+        "saturation": float(saturation.mean(dtype=np.float64)) / 255,
+    }
+
+
+def dhash(image: Image.Image) -> str:
+    """256-bit difference hash, 64 hex digits: is each of 16 x 17 cells brighter than its left neighbour?
+
+    After N. Krawetz, "Kind of Like That" (hackerfactor.com, 2013), at 16 x 16.
+    """
+    return _dhash(_reduced(image).convert("L"))
+
+
+def _dhash(luma: Image.Image) -> str:
+    cells = np.asarray(luma.resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX))
+    return np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes().hex()
