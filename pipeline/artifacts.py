@@ -72,6 +72,7 @@ REFERENCE = pa.schema(
     [
         ("image_id", pa.string()),
         ("domain", pa.string()),
+        ("group", pa.string()),  # as in the split: near-alike shots count once in a drift test
         ("label", pa.string()),
         ("predicted", pa.string()),
         ("probabilities", pa.list_(pa.float32())),
