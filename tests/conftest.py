@@ -1,0 +1,72 @@
+"""Real workspaces and real commands for the tests that need them."""
+
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+
+class Checkout:
+    """A copy of the project in an empty folder, with its own history and state; commands run in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root / "var"
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "BENTOML_"))
+        } | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "VISIONLOOP_HOME": str(self.home)}
+
+    def run(self, *command: str, code: int = 0, timeout: float = 600) -> str:
+        """Run a command here and return all it printed; fails the test on another exit code."""
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment, timeout=timeout, check=False,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert done.returncode == code, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout[-6000:]}"
+        return done.stdout
+
+    def params(self, changes: dict[str, dict[str, Any]]) -> None:
+        """Merge ``changes`` (section → key → value) into this workspace's params.yaml."""
+        path = self.root / "params.yaml"
+        content = yaml.safe_load(path.read_text())
+        for section, values in changes.items():
+            content[section] |= values
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    from flows.demo import copy_checkout
+
+    copy_checkout(ROOT, tmp_path / "workspace")
+    return Checkout(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Unpack one of the real data sets, once: ``real_data("grocery20")`` → its folder."""
+    place = os.environ.get("VISIONLOOP_REAL_DATA")
+    if not place:
+        pytest.skip("VISIONLOOP_REAL_DATA is not set: no real images to verify on")
+    unpacked: dict[str, Path] = {}
+
+    def unpack(name: str) -> Path:
+        if name == "weights":
+            return Path(place) / "weights"
+        if name not in unpacked:
+            folder = tmp_path_factory.mktemp(name)
+            with tarfile.open(Path(place) / f"{name}.tar") as archive:
+                archive.extractall(folder, filter="data")
+            unpacked[name] = folder
+        return unpacked[name]
+
+    return unpack
