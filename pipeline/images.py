@@ -39,7 +39,6 @@ EXTENSIONS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TI
 # What Pillow mutters about odd metadata (a tag too long, a wrong APNG header) is no defect of the pixels.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_LONG_SIDE = 256  # px, of the copy from which statistics and hashes are taken
 _HASH_SIDE = 16
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -200,59 +199,81 @@ def _words(error: Exception) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _reduced(image: Image.Image) -> Image.Image:
-    """The copy that all numbers are taken from: longer side at most 256 px, never enlarged.
-
-    Box reduction by a whole factor, then bilinear with antialiasing, both in Pillow's fixed-point
-    arithmetic: the same bytes on every machine.
-    """
-    scale = _LONG_SIDE / max(image.size)
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-
-
 def describe(image: Image.Image) -> tuple[dict[str, float], str]:
     """``statistics(image)`` and ``dhash(image)`` from one reduced copy."""
     small = _reduced(image)
-    luma = small.convert("L")
+    luma = _luma(small)
     return _statistics(small, luma), _dhash(luma)
 
 
 def statistics(image: Image.Image) -> dict[str, float]:
-    """Brightness, contrast, sharpness and saturation of an RGB image.
+    """Brightness, contrast, sharpness and saturation of an RGB image, each from a reduced copy.
 
-    Taken on a copy of at most 256 px: brightness is mean luma (ITU-R 601-2) in 0..1, contrast its
-    standard deviation, sharpness log10 of 1 + the variance of the 4-neighbour Laplacian of luma in
-    0..255 (0 where a side is under 3 px), saturation the mean of (max - min) / max over the channels.
+    From luma (ITU-R 601-2) with the longer side at most 256 px: brightness is its mean in 0..1, contrast
+    its standard deviation, sharpness log10 of 1 + the variance of the 4-neighbour Laplacian of luma in
+    0..255 (0 where a side is under 3 px). From colours with the longer side at most 128 px: saturation is
+    the mean of (max - min) / max over the channels. Smaller images are taken as they are, never enlarged.
     """
     small = _reduced(image)
-    return _statistics(small, small.convert("L"))
-
-
-def _statistics(small: Image.Image, luma: Image.Image) -> dict[str, float]:
-    gray = np.asarray(luma, dtype=np.float32)
-    sharpness = 0.0
-    if min(gray.shape) >= 3:
-        around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
-        sharpness = math.log10(1.0 + float(np.var(around - 4 * gray[1:-1, 1:-1], dtype=np.float64)))
-    # HSV's saturation channel is (max - min) / max, in 255ths.
-    saturation = np.asarray(small.convert("HSV"))[..., 1]
-    return {
-        "brightness": float(gray.mean(dtype=np.float64)) / 255,
-        "contrast": float(gray.std(dtype=np.float64)) / 255,
-        "sharpness": sharpness,
-        "saturation": float(saturation.mean(dtype=np.float64)) / 255,
-    }
+    return _statistics(small, _luma(small))
 
 
 def dhash(image: Image.Image) -> str:
-    """256-bit difference hash, 64 hex digits: is each of 16 x 17 cells brighter than its left neighbour?
+    """256-bit difference hash, 64 hex digits: is each of 16 x 16 cells darker than its right neighbour?
 
-    After N. Krawetz, "Kind of Like That" (hackerfactor.com, 2013), at 16 x 16.
+    After N. Krawetz, "Kind of Like That" (hackerfactor.com, 2013), from the luma that statistics() uses.
     """
-    return _dhash(_reduced(image).convert("L"))
+    return _dhash(_luma(_reduced(image)))
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """Large photos box-averaged by a whole factor to a longer side of 512 to 1023 px.
+
+    This step and those after it are done in Pillow's fixed-point arithmetic: the same on every machine.
+    """
+    factor = max(image.size) // 512
+    return image.reduce(factor) if factor > 1 else image
+
+
+def _luma(small: Image.Image) -> Image.Image:
+    luma = small.convert("L")
+    scale = 256 / max(luma.size)
+    if scale >= 1:
+        return luma
+    size = (max(1, round(luma.width * scale)), max(1, round(luma.height * scale)))
+    return luma.resize(size, Image.Resampling.BILINEAR)
+
+
+def _statistics(small: Image.Image, luma: Image.Image) -> dict[str, float]:
+    """From whole numbers only, so that the order of summation can't change a digit."""
+    brightness, contrast = _moments(luma.histogram())
+    sharpness = 0.0
+    if min(luma.size) >= 3:
+        gray = np.asarray(luma).astype(np.int16)
+        edges = gray[:-2, 1:-1] + gray[2:, 1:-1]
+        edges += gray[1:-1, :-2]
+        edges += gray[1:-1, 2:]
+        edges -= gray[1:-1, 1:-1] << 2
+        total = int(edges.sum(dtype=np.int64))
+        squares = int(np.einsum("ij,ij->", edges, edges, dtype=np.int64))
+        sharpness = math.log10(1 + (squares - total * total / edges.size) / edges.size)
+    # HSV's saturation channel is (max - min) / max, in 255ths.
+    colours = small.reduce(-(-max(small.size) // 128)).convert("HSV")
+    saturation, _ = _moments(colours.histogram()[256:512])
+    return {
+        "brightness": brightness / 255,
+        "contrast": contrast / 255,
+        "sharpness": sharpness,
+        "saturation": saturation / 255,
+    }
+
+
+def _moments(histogram: list[int]) -> tuple[float, float]:
+    """Mean and standard deviation of the values that a 256-bin histogram counts."""
+    count = sum(histogram)
+    mean = sum(value * n for value, n in enumerate(histogram)) / count
+    square = sum(value * value * n for value, n in enumerate(histogram)) / count
+    return mean, math.sqrt(max(0.0, square - mean * mean))
 
 
 def _dhash(luma: Image.Image) -> str:
