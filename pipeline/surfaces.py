@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -35,6 +36,8 @@ class Camera:
     """Surface finishes of the parts on this line; a repeated name is more likely."""
     texture: float
     """Contrast of the finish, as a share of the reflectance."""
+    blotches: float
+    """Contrast of wide, soft tone differences, as a share of the reflectance."""
     exposure: tuple[float, float]
     """Range of mean brightness over parts."""
     gradient: float
@@ -64,13 +67,13 @@ class Camera:
 CAMERAS = {
     "line-a": Camera(
         finishes=("brushed", "brushed", "ground", "turned", "blasted"),
-        texture=0.075, exposure=(0.46, 0.66), gradient=0.30, hot_spot=0.10, vignette=0.10, raking=0.9, light=-2.2,
-        gamma=1.0, tone=(0.97, 1.0, 1.03), blur=0.35, noise=0.010, zoom=1.0, quality=90,
+        texture=0.075, blotches=0.05, exposure=(0.46, 0.66), gradient=0.30, hot_spot=0.10, vignette=0.10,
+        raking=0.9, light=-2.2, gamma=1.0, tone=(0.97, 1.0, 1.03), blur=0.35, noise=0.010, zoom=1.0, quality=90,
     ),
     "line-b": Camera(
         finishes=("milled", "milled", "blasted", "ground", "brushed"),
-        texture=0.15, exposure=(0.36, 0.50), gradient=0.45, hot_spot=0.40, vignette=0.40, raking=1.7, light=0.7,
-        gamma=1.25, tone=(1.16, 1.0, 0.74), blur=0.95, noise=0.030, zoom=0.92, quality=78,
+        texture=0.15, blotches=0.09, exposure=(0.36, 0.50), gradient=0.45, hot_spot=0.35, vignette=0.28,
+        raking=1.7, light=0.7, gamma=1.25, tone=(1.16, 1.0, 0.74), blur=0.95, noise=0.030, zoom=0.92, quality=78,
     ),
 }  # fmt: skip
 
@@ -98,6 +101,17 @@ def smooth_noise(rng: Rng, cell: float, size: int = SCENE_SIZE) -> Array:
     return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))
 
 
+def resample(layer: Array, turn: Array, offset: Array, size: int) -> Array:
+    """`layer` read at turn @ (row, column) + offset for each pixel of a (size, size) result, bilinearly."""
+    (rr, rc), (cr, cc) = turn
+    matrix = (cc, cr, offset[1], rc, rr, offset[0])  # Pillow's order: x (columns) before y (rows)
+    image = Image.fromarray(layer.astype(np.float32, copy=False))
+    return np.asarray(
+        image.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    )
+
+
+@cache
 def coordinates() -> tuple[Array, Array]:
     """Rows and columns of a scene, each (SCENE_SIZE, SCENE_SIZE) float32."""
     rows, columns = np.mgrid[0:SCENE_SIZE, 0:SCENE_SIZE].astype(np.float32)
@@ -110,13 +124,13 @@ def coordinates() -> tuple[Array, Array]:
 def brushed(rng: Rng, along: float = 16.0) -> Array:
     """Fine parallel lines in one direction, `along` pixels long."""
     canvas = round(SCENE_SIZE * 1.45)
-    lines = rng.standard_normal((canvas, canvas)).astype(np.float32)
+    lines = rng.standard_normal((canvas, canvas), dtype=np.float32)
     lines = ndimage.gaussian_filter(lines, (0.6, along))
     angle = rng.uniform(0, np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     offset = canvas / 2 - turn @ np.full(2, SCENE_SIZE / 2)
-    turned_lines = ndimage.affine_transform(lines, turn, offset, (SCENE_SIZE, SCENE_SIZE), order=1, mode="reflect")
-    return turned_lines / (turned_lines.std() + 1e-6)
+    turned_lines = resample(lines, turn, offset, SCENE_SIZE)
+    return turned_lines / turned_lines.std()
 
 
 def ground(rng: Rng) -> Array:
@@ -147,7 +161,8 @@ def milled(rng: Rng) -> Array:
 
 def blasted(rng: Rng) -> Array:
     """Fine grain without a direction."""
-    grain = ndimage.gaussian_filter(rng.standard_normal((SCENE_SIZE, SCENE_SIZE)), rng.uniform(0.7, 1.2))
+    speckle = rng.standard_normal((SCENE_SIZE, SCENE_SIZE), dtype=np.float32)
+    grain = ndimage.gaussian_filter(speckle, rng.uniform(0.7, 1.2))
     return grain / grain.std()
 
 
@@ -189,12 +204,12 @@ def scratch(rng: Rng, reflectance: Array, relief: Array) -> None:
     canvas, pen = drawing()
     angle, length, bend = rng.uniform(0, np.pi), rng.uniform(60, 135), rng.uniform(-0.3, 0.3)
     middle = place(rng, length * 0.35)
-    for _ in range(rng.choice([1, 1, 2, 3])):
+    for line in range(rng.choice([1, 1, 2, 3])):
         t = np.linspace(-0.5, 0.5, 40)
         heading = angle + rng.normal(0, 0.05) + bend * t
         steps = np.stack([np.sin(heading), np.cos(heading)], axis=1) * length / 40
         points = np.cumsum(steps, axis=0)
-        points += middle - points.mean(axis=0) + rng.normal(0, 1, 2) * (0 if _ == 0 else 9)
+        points += middle - points.mean(axis=0) + rng.normal(0, 1, 2) * (9 if line else 0)
         stroke(pen, points, rng.uniform(1.0, 2.1) * (1.05 - (2 * np.abs(t)) ** 4))
     groove = mask_of(canvas)
     reflectance += rng.uniform(0.22, 0.55) * groove[..., None]
@@ -203,23 +218,25 @@ def scratch(rng: Rng, reflectance: Array, relief: Array) -> None:
 
 def pit(rng: Rng, reflectance: Array, relief: Array) -> None:
     """A loose cluster of small round craters, dark at the bottom with a rim that catches the light."""
-    rows, columns = coordinates()
     spread = rng.uniform(10, 38)
     middle, depth = place(rng, spread), rng.uniform(0.30, 0.6)
     for _ in range(rng.integers(3, 13)):
-        row, column = middle + rng.normal(0, spread * 0.6, 2)
-        radius = rng.uniform(2.0, 4.8)
-        r = np.hypot(rows - row, (columns - column) * rng.uniform(0.9, 1.1)) / radius
+        row, column = np.clip(middle + rng.normal(0, spread * 0.6, 2), 0, SCENE_SIZE - 1)
+        radius, squash = rng.uniform(2.0, 4.8), rng.uniform(0.9, 1.1)
+        # Beyond three radii a crater is flat: only its own window is touched.
+        window = tuple(slice(max(0, int(at - 3 * radius)), int(at + 3 * radius) + 2) for at in (row, column))
+        rows, columns = (axis[window] for axis in coordinates())
+        r = np.hypot(rows - row, (columns - column) * squash) / radius
         bowl = np.exp(-(r**4))
-        reflectance *= 1 - depth * bowl[..., None]
-        relief += radius * (0.25 * np.exp(-(((r - 1.25) / 0.35) ** 2)) - 0.55 * bowl)
+        reflectance[window] *= 1 - depth * bowl[..., None]
+        relief[window] += radius * (0.25 * np.exp(-(((r - 1.25) / 0.35) ** 2)) - 0.55 * bowl)
 
 
 def crack(rng: Rng, reflectance: Array, relief: Array) -> None:
     """A dark, jagged, forking line that thins towards its ends."""
     canvas, pen = drawing()
     heading, count = rng.uniform(0, 2 * np.pi), rng.integers(22, 40)
-    start = place(rng, 10) - 0.5 * 2.6 * count * np.array([np.sin(heading), np.cos(heading)])
+    start = place(rng, 28) - 0.5 * 2.6 * count * np.array([np.sin(heading), np.cos(heading)])
     trunk = jagged(rng, start, heading, int(count))
     width = rng.uniform(1.4, 2.6)
     stroke(pen, trunk, width * np.linspace(1.0, 0.45, len(trunk)))
@@ -250,7 +267,12 @@ def patch(rng: Rng, reflectance: Array, relief: Array) -> None:
     u, v = down * np.cos(angle) + right * np.sin(angle), right * np.cos(angle) - down * np.sin(angle)
     edge = 1 - np.hypot(u, v / squash) / radius + 0.20 * smooth_noise(rng, 22) + 0.07 * smooth_noise(rng, 7)
     cover = 1 / (1 + np.exp(-np.clip(edge / 0.06, -30, 30)))
-    tints = {"rust": (0.10, 0.36, 0.52), "heat": (0.42, 0.32, 0.06), "scale": (0.34, 0.34, 0.36), "lime": (-0.3, -0.3, -0.26)}
+    tints = {
+        "rust": (0.10, 0.36, 0.52),
+        "heat": (0.42, 0.32, 0.06),
+        "scale": (0.34, 0.34, 0.36),
+        "lime": (-0.5, -0.5, -0.42),
+    }
     tint = np.array(tints[str(rng.choice(list(tints)))]) * rng.uniform(0.65, 1.15)
     mottle = np.clip(1 + 0.28 * smooth_noise(rng, 6) + 0.18 * smooth_noise(rng, 14), 0.2, 1.8)
     reflectance *= 1 - tint * (cover * mottle)[..., None]
@@ -260,7 +282,7 @@ def patch(rng: Rng, reflectance: Array, relief: Array) -> None:
 def inclusion(rng: Rng, reflectance: Array, relief: Array) -> None:
     """Foreign matter rolled into the metal: one to three angular, matt, dark lumps in a row."""
     canvas, pen = drawing()
-    angle, length = rng.uniform(0, np.pi), rng.uniform(13, 24)
+    angle, length = rng.uniform(0, np.pi), rng.uniform(15, 27)
     middle, direction = place(rng, 40), np.array([np.sin(angle), np.cos(angle)])
     for index in range(rng.choice([1, 2, 2, 3])):
         size = length * (1.0 if index == 0 else rng.uniform(0.35, 0.7))
@@ -270,9 +292,14 @@ def inclusion(rng: Rng, reflectance: Array, relief: Array) -> None:
         u, v = reach * np.cos(corners), reach * np.sin(corners) * rng.uniform(0.5, 0.75)
         rows = centre[0] + u * np.sin(angle) + v * np.cos(angle)
         columns = centre[1] + u * np.cos(angle) - v * np.sin(angle)
-        pen.polygon([(float(c) * OVERSAMPLING, float(r) * OVERSAMPLING) for r, c in zip(rows, columns, strict=True)], fill=255)
+        pen.polygon(
+            [(float(c) * OVERSAMPLING, float(r) * OVERSAMPLING) for r, c in zip(rows, columns, strict=True)],
+            fill=255,
+        )
     lump = mask_of(canvas)
-    matter = np.array([0.30, 0.27, 0.24]) * rng.uniform(0.6, 1.7) * (1 + 0.15 * smooth_noise(rng, 3))[..., None]
+    matter = (
+        np.array([0.30, 0.27, 0.24]) * rng.uniform(0.6, 1.7) * (1 + 0.15 * smooth_noise(rng, 3))[..., None]
+    )
     halo = ndimage.gaussian_filter(lump, 2.5) * (1 - lump)
     reflectance += 0.30 * halo[..., None]
     reflectance += (matter - reflectance) * lump[..., None]
@@ -288,16 +315,19 @@ def machine_part(rng: Rng, camera: Camera, defect: str) -> Scene:
     """A new part with its own finish, blotches, dust, exposure and lamp, carrying the named defect."""
     texture = FINISHES[str(rng.choice(camera.finishes))](rng) * camera.texture * rng.uniform(0.7, 1.3)
     # Wide blotches tell parts apart where the finish alone would average out in a thumbnail.
-    blotches = 0.055 * smooth_noise(rng, 40) + 0.045 * smooth_noise(rng, 20)
+    blotches = camera.blotches * (1.1 * smooth_noise(rng, 40) + 0.9 * smooth_noise(rng, 20))
     dust = (rng.random((SCENE_SIZE, SCENE_SIZE)) < 0.0004) * rng.uniform(-0.2, 0.2)
     warmth = 1 + rng.normal(0, 0.012, 3)
     reflectance = (1 + texture + blotches + ndimage.gaussian_filter(dust, 0.6))[..., None] * warmth
-    relief = 0.8 * texture.astype(np.float64)
+    reflectance = reflectance.astype(np.float32)
+    relief = (0.8 * texture).astype(np.float32)
     draw = DEFECTS[defect]
     if draw is not None:
         draw(rng, reflectance, relief)
     lamp = (float(rng.uniform(0.1, 0.9)), float(rng.uniform(0.1, 0.9)))
-    return Scene(reflectance, relief, float(rng.uniform(*camera.exposure)), float(rng.uniform(0, 2 * np.pi)), lamp)
+    return Scene(
+        reflectance, relief, float(rng.uniform(*camera.exposure)), float(rng.uniform(0, 2 * np.pi)), lamp
+    )
 
 
 def photograph(rng: Rng, scene: Scene, camera: Camera) -> Image.Image:
@@ -306,7 +336,7 @@ def photograph(rng: Rng, scene: Scene, camera: Camera) -> Image.Image:
     light = camera.light + rng.normal(0, 0.10)
     slope_rows, slope_columns = np.gradient(relief)
     relief_shade = camera.raking * 0.45 * (slope_columns * np.cos(light) + slope_rows * np.sin(light))
-    rows, columns = np.mgrid[-1 : 1 : SHOT_SIZE * 1j, -1 : 1 : SHOT_SIZE * 1j]
+    rows, columns = np.mgrid[-1 : 1 : SHOT_SIZE * 1j, -1 : 1 : SHOT_SIZE * 1j].astype(np.float32)
     fall = 0.5 * camera.gradient * (columns * np.cos(scene.fall) + rows * np.sin(scene.fall))
     lamp_row, lamp_column = (2 * share - 1 + rng.normal(0, 0.03) for share in scene.lamp)
     lamp = camera.hot_spot * np.exp(-((rows - lamp_row) ** 2 + (columns - lamp_column) ** 2) / 0.35)
@@ -315,7 +345,8 @@ def photograph(rng: Rng, scene: Scene, camera: Camera) -> Image.Image:
     image = np.clip(brightness * (1 + np.clip(relief_shade, -0.6, 0.6)), 0, None)[..., None] * reflectance
     image = np.clip(image * camera.tone, 0, 1) ** camera.gamma
     image = ndimage.gaussian_filter(image, (camera.blur, camera.blur, 0))
-    grain = rng.normal(0, camera.noise, image.shape[:2])[..., None] + rng.normal(0, 0.4 * camera.noise, image.shape)
+    grain = rng.standard_normal((*image.shape[:2], 1), dtype=np.float32)
+    grain = camera.noise * (grain + 0.4 * rng.standard_normal(image.shape, dtype=np.float32))
     return Image.fromarray((np.clip(image + grain, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 
@@ -326,6 +357,5 @@ def lay_down(rng: Rng, scene: Scene, zoom: float) -> tuple[Array, Array]:
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     offset = SCENE_SIZE / 2 + shift - turn @ np.full(2, SHOT_SIZE / 2)
     layers = [scene.relief, *np.moveaxis(scene.reflectance, 2, 0)]
-    shape = (SHOT_SIZE, SHOT_SIZE)
-    seen = [ndimage.affine_transform(layer, turn, offset, shape, order=1, mode="nearest") for layer in layers]
+    seen = [resample(layer, turn, offset, SHOT_SIZE) for layer in layers]
     return seen[0], np.stack(seen[1:], axis=2)
