@@ -31,7 +31,9 @@ class Checkout:
             command, cwd=self.root, env=self.environment, timeout=timeout, check=False,
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        assert done.returncode == code, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout[-6000:]}"
+        assert done.returncode == code, (
+            f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout[-6000:]}"
+        )
         return done.stdout
 
     def params(self, changes: dict[str, dict[str, Any]]) -> None:

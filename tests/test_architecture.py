@@ -90,7 +90,9 @@ def test_no_pickle_is_ever_loaded() -> None:
         if name.split(".")[0] in {"pickle", "cloudpickle", "dill", "joblib"} or name == "torch.load"
     ]
     found += [
-        f"{path.relative_to(ROOT)}: torch.load" for path in modules() if "torch.load(" in path.read_text(encoding="utf-8")
+        f"{path.relative_to(ROOT)}: torch.load"
+        for path in modules()
+        if "torch.load(" in path.read_text(encoding="utf-8")
     ]
     assert found == []
 
@@ -114,7 +116,9 @@ def test_verbs_without_learning_do_not_pay_for_torch(module: str) -> None:
                 queue += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 queue += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            assert not any(n.split(".")[0] in {"torch", "timm", "torchvision"} for n in queue), f"{name} pays for torch"
+            assert not any(n.split(".")[0] in {"torch", "timm", "torchvision"} for n in queue), (
+                f"{name} pays for torch"
+            )
 
 
 def test_no_registry_address_is_in_the_repository() -> None:

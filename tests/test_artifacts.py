@@ -14,7 +14,11 @@ import pytest
 from pipeline import artifacts
 from pipeline.errors import DataError
 
-ROW = dict.fromkeys(artifacts.LOG_FIELDS) | {"request_id": "r", "label": "<script>", "probabilities": {"a": 0.5}}
+ROW = dict.fromkeys(artifacts.LOG_FIELDS) | {
+    "request_id": "r",
+    "label": "<script>",
+    "probabilities": {"a": 0.5},
+}
 
 
 def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""One whole turn of the loop, as `make demo` runs it: real processes, the embedded sample."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.demo", "--folder", str(folder)],
+        cwd=ROOT, timeout=900, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    (folder / "output.txt").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout[-8000:]
+    return folder
+
+
+@pytest.mark.timeout(1000)
+def test_the_loop_closes(demo: Path) -> None:
+    summary = json.loads((demo / "summary.json").read_text())
+    assert summary["first"]["decision"] == "PROMOTE"
+    assert summary["first"]["accuracy"] >= 0.8
+    assert summary["quiet"]["windows"] >= 3
+    assert summary["quiet"]["alarms"] == 0
+    assert summary["shift"]["images_to_alarm"] <= 200
+    assert summary["shift"]["accuracy_new_domain"] <= summary["first"]["accuracy"] - 0.15
+    assert summary["shift"]["explanation"]
+    assert summary["labels"]["answered"] == summary["labels"]["asked"] > 0
+    assert summary["second"]["decision"] == "PROMOTE"
+    assert summary["second"]["accuracy_new_domain"] >= summary["shift"]["accuracy_new_domain"] + 0.15
+    assert summary["second"]["accuracy_old_domain"] >= summary["first"]["accuracy"] - 0.05
+    assert summary["rollback"]["ok"] is True
+
+
+@pytest.mark.timeout(1000)
+def test_a_person_can_read_what_happened(demo: Path) -> None:
+    page = (demo / "report.html").read_text()
+    assert page.count("data:image/") >= 6
+    assert "http-equiv" not in page
+    assert "src='http" not in page
+    output = (demo / "output.txt").read_text()
+    assert "evidently ui" in output
+    assert "alarm after" in output
+
+
+@pytest.mark.timeout(1000)
+def test_nothing_is_left_running_and_the_checkout_is_untouched(demo: Path) -> None:
+    left = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if int(folder.name) != os.getpid() and str(demo).encode() in environment:
+            left.append((folder / "cmdline").read_bytes().replace(b"\0", b" "))
+    assert left == []
+
+
+@pytest.mark.timeout(1000)
+def test_a_second_repro_runs_nothing_and_a_fresh_clone_pulls_instead_of_computing(
+    demo: Path, tmp_path: Path
+) -> None:
+    workspace = demo / "workspace"
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+
+    def run(*command: str, cwd: Path) -> str:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}"
+        return done.stdout
+
+    # The service is not running any more and the pointer has moved: still nothing to do.
+    assert "Running stage" not in run("dvc", "repro", "gate", cwd=workspace)
+    run("git", "add", "-A", cwd=workspace)
+    run("git", *identity, "commit", "-q", "-m", "after the demo", cwd=workspace)
+    run("dvc", "remote", "modify", "--local", "local", "url", str(tmp_path / "remote"), cwd=workspace)
+    run("dvc", "push", "-q", cwd=workspace)
+    clone = tmp_path / "clone"
+    run("git", "clone", "-q", str(workspace), str(clone), cwd=tmp_path)
+    run("dvc", "remote", "modify", "--local", "local", "url", str(tmp_path / "remote"), cwd=clone)
+    run("dvc", "pull", "-q", cwd=clone)
+    assert "Running stage" not in run("dvc", "repro", "gate", cwd=clone)

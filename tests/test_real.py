@@ -1,0 +1,136 @@
+"""The main job on real photographs and a real pretrained backbone; skipped where they are not beside the project."""
+
+import csv
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import BIN, Checkout
+
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(900)]
+RealData = Callable[[str], Path]
+
+
+def weights(real_data: RealData) -> dict[str, object]:
+    return {
+        "backbone": "auto",
+        "weights": str(real_data("weights") / "mobilenetv2_100_tf2ptq"),
+        "image_size": None,
+    }
+
+
+def test_groceries_by_their_official_split(checkout: Checkout, real_data: RealData) -> None:
+    """Smartphone photos of 20 products; the official split keeps near-alike shots out of the test set."""
+    checkout.params(
+        {
+            "data": {
+                "sources": [{"path": str(real_data("grocery20") / "grocery20"), "domain": "grocery"}],
+                "group_pattern": None,
+            },
+            "split": {"pattern": r"/(train|val|test)_"},
+            "model": weights(real_data),
+        }
+    )
+    checkout.run("dvc", "repro", "gate")
+    metrics = json.loads((checkout.root / "reports/metrics.json").read_text())
+    print(json.dumps(metrics["test"] | {"per_class": "…"}))
+    assert metrics["test"]["n"] == 526
+    assert metrics["test"]["accuracy"] >= 0.82
+    low, high = metrics["test"]["accuracy_ci95"]
+    assert low < metrics["test"]["accuracy"] < high
+    assert json.loads((checkout.root / "reports/verdict.json").read_text())["decision"] in (
+        "PROMOTE",
+        "REJECT",
+    )
+
+
+@contextmanager
+def service(checkout: Checkout) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with (checkout.root / "service.log").open("wb") as log:
+        process = subprocess.Popen(
+            [BIN / "bentoml", "serve", "services.classifier:Classifier", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=checkout.root, env=checkout.environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        for _ in range(300):
+            try:
+                if httpx.get(f"{url}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+def answers(url: str, images: list[tuple[Path, str]], source: str) -> float:
+    """Share of the images that the service answers correctly."""
+    with httpx.Client(base_url=url, timeout=60) as client:
+        right = 0
+        for path, label in images:
+            reply = client.post("/v1/predict", content=path.read_bytes(), headers={"X-Source": source})
+            assert reply.status_code == 200, reply.text
+            right += reply.json()["label"] == label
+    return right / len(images)
+
+
+def test_paintings_arrive_at_a_model_of_photos(checkout: Checkout, real_data: RealData) -> None:
+    """Train on photos, serve, send paintings: the alarm, the queue, 60 labels, and accuracy regained."""
+    from flows.demo import answer_from, images_of
+
+    pacs = real_data("pacs3")
+    domains = pacs / "pacs3" if (pacs / "pacs3").exists() else pacs
+    checkout.params(
+        {
+            "data": {"sources": [{"path": str(domains / "photo"), "domain": "photo"}], "group_pattern": None},
+            "model": weights(real_data),
+            "label": {"budget": 60},
+            "gate": {"min_accuracy": 0.75, "min_macro_f1": 0.7, "min_class_recall": 0.3},
+        }
+    )
+    checkout.run("dvc", "repro", "gate")
+    checkout.run("python", "-m", "flows.release")
+    paintings = images_of(domains / "art_painting")
+    random.Random(0).shuffle(paintings)
+    sent, held_out = paintings[:220], paintings[220:]
+    with service(checkout) as url:
+        answers(url, sent, "paintings")
+        before = answers(url, held_out, "paintings")
+        output = checkout.run("python", "-m", "flows.watch")
+    assert "drift_open" in output
+    queues = list((checkout.home / "queue").iterdir())
+    assert len(queues) == 1
+    with (queues[0] / "queue.csv").open(newline="") as stream:
+        assert sum(1 for _ in csv.DictReader(stream)) == 60
+    assert answer_from(paintings, queues[0]) == 60
+    checkout.run(
+        "python", "-m", "monitoring", "label", str(queues[0] / "answered.csv"), "--domain", "paintings"
+    )
+    checkout.run("python", "-m", "flows.watch", "--act")
+    verdict = json.loads((checkout.root / "reports/verdict.json").read_text())
+    metrics = json.loads((checkout.root / "reports/metrics.json").read_text())
+    print("before", before, "verdict", verdict["decision"], json.dumps(metrics["by_domain"]))
+    assert set(metrics["by_domain"]) == {"photo", "paintings"}
+    assert verdict["champion"] is not None
+    assert metrics["by_domain"]["photo"]["accuracy"] >= 0.85
+    if verdict["decision"] == "PROMOTE":
+        with service(checkout) as url:
+            after = answers(url, held_out, "paintings")
+        print("after", after)
+        assert after > before
