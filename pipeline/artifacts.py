@@ -36,6 +36,7 @@ MANIFEST = pa.schema(
         ("format", pa.string()),
         ("bytes", pa.int64()),
         ("dhash", pa.string()),  # 256-bit difference hash, 64 hex digits
+        ("thumbnail", pa.binary()),  # 16 x 16 luma, row by row: confirms what near hashes suggest
         ("brightness", pa.float32()),  # mean luma, 0 to 1
         ("contrast", pa.float32()),  # standard deviation of luma, 0 to 1
         ("sharpness", pa.float32()),  # log10 of 1 + variance of the Laplacian of luma in 0..255

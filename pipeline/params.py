@@ -59,7 +59,7 @@ class Validate:
     max_side: int = 16_384
     max_undecodable: float = 0.0
     min_per_class: int = 2
-    near_duplicate_bits: int = 10
+    near_duplicate_bits: int = 16
     severity: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
