@@ -34,6 +34,7 @@ class Preprocessing:
     interpolation: Literal["bicubic", "bilinear"]
     mean: tuple[float, float, float]  # by channel, of values in 0..1
     std: tuple[float, float, float]
+    crop_mode: Literal["center", "squash"] = "center"  # squash: both sides to resize, whatever the aspect
 
     def __post_init__(self) -> None:
         if not 1 <= self.image_size <= self.resize:
@@ -44,6 +45,8 @@ class Preprocessing:
             raise IntegrityError(
                 f"preprocessing: interpolation {self.interpolation!r} is not one of {', '.join(_RESAMPLING)}"
             )
+        if self.crop_mode not in ("center", "squash"):
+            raise IntegrityError(f"preprocessing: crop_mode {self.crop_mode!r} is neither center nor squash")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise IntegrityError(
                 f"preprocessing: mean {self.mean} and std {self.std} must be three numbers each"
@@ -58,7 +61,9 @@ class Preprocessing:
         if image.mode != "RGB":
             image = image.convert("RGB")
         width, height = image.size
-        if width <= height:
+        if self.crop_mode == "squash":
+            scaled_width = scaled_height = self.resize
+        elif width <= height:
             scaled_width, scaled_height = self.resize, max(self.resize, int(self.resize * height / width))
         else:
             scaled_width, scaled_height = max(self.resize, int(self.resize * width / height)), self.resize
@@ -83,7 +88,7 @@ class Preprocessing:
 
     def view_key(self) -> str:
         """32 hex digits that name the view part alone (size, resampling, and what Pillow makes of it)."""
-        parameters = [self.image_size, self.resize, self.interpolation]
+        parameters = [self.image_size, self.resize, self.interpolation, self.crop_mode]
         return hashlib.sha256(json.dumps(parameters).encode() + self.view(_probe()).tobytes()).hexdigest()[
             :32
         ]
