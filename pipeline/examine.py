@@ -1,0 +1,140 @@
+"""What a file's bytes say: digest, sizes, statistics and hash from one decode, on all cores.
+
+Workers import this module alone, so it stays light: Pillow and numpy, no tables.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline.errors import DataError, ImageError
+from pipeline.images import decode, describe
+from pipeline.params import Data
+
+__all__ = ["examine"]
+
+CHUNK = 32  # files a worker takes at once
+SERIAL_FILES = 200  # below both, starting workers costs more than it saves
+SERIAL_BYTES = 16_000_000
+_FROM_PIXELS = (
+    "width",
+    "height",
+    "mode",
+    "format",
+    "dhash",
+    "thumbnail",
+    "brightness",
+    "contrast",
+    "sharpness",
+    "saturation",
+)
+
+
+def examine(files: list[str], data: Data, *, title: str) -> list[dict[str, Any]]:
+    """What each file's bytes say, in the order of ``files``: image_id, bytes, sizes, statistics, hash, error.
+
+    Args:
+        files: absolute paths.
+        data: the limits on bytes and pixels.
+        title: of the progress bar.
+    """
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    small = len(files) < SERIAL_FILES and sum(_size(file) for file in files) < SERIAL_BYTES
+    workers = 1 if small else min(_cores(), len(chunks))
+    rows: list[dict[str, Any]] = []
+    with tqdm(total=len(files), desc=title, unit="img", disable=small, mininterval=0.5) as bar:
+        for part in _examined(chunks, data, workers):
+            rows.extend(part)
+            bar.update(len(part))
+    return rows
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _size(file: str) -> int:
+    try:
+        return Path(file).stat().st_size
+    except OSError:
+        return 0
+
+
+def _examined(chunks: list[list[str]], data: Data, workers: int) -> Iterator[list[dict[str, Any]]]:
+    limits = [(data.max_pixels, data.max_bytes)] * len(chunks)
+    if workers <= 1:
+        yield from map(_examine_chunk, chunks, limits)
+        return
+    # Not fork: the progress bar and pyarrow have threads, whose locks a forked child would inherit held.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["pipeline.examine"])
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+        try:
+            yield from pool.map(_examine_chunk, chunks, limits)
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a worker was killed while decoding, probably for want of memory: lower data.max_pixels "
+                f"(now {data.max_pixels:,}) in params.yaml or free memory, then run it again"
+            ) from error
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+
+        def watch() -> None:
+            connection.wait([sentinel])
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _examine_chunk(files: list[str], limits: tuple[int, int]) -> list[dict[str, Any]]:
+    return [_examine(Path(file), *limits) for file in files]
+
+
+def _examine(file: Path, max_pixels: int, max_bytes: int) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(_FROM_PIXELS)
+    try:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file.name} is not there, or not a regular file")
+        size = file.stat().st_size
+        if size > max_bytes:  # hashed in a stream: nobody needs its bytes in memory
+            with file.open("rb") as stream:
+                row |= {"image_id": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": size}
+            raise ImageError(
+                "too_many_bytes", f"{size:,} bytes, over the limit of {max_bytes:,} bytes (data.max_bytes)"
+            )
+        data = file.read_bytes()
+        row |= {"image_id": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        decoded = decode(data, max_pixels=max_pixels, max_bytes=max_bytes)
+        statistics, dhash, thumbnail = describe(decoded.image)
+    except ImageError as error:
+        return row | {"error": f"{error.reason}: {error}"}
+    except OSError as error:
+        # No bytes, no digest: the id is made from the path, so that two missing files don't count as alike.
+        image_id = hashlib.sha256(f"unreadable {file}".encode()).hexdigest()
+        return row | {"image_id": image_id, "bytes": 0, "error": f"unreadable: {error.strerror or error}"}
+    return (
+        row
+        | statistics
+        | {
+            "width": decoded.width,
+            "height": decoded.height,
+            "mode": decoded.mode,
+            "format": decoded.format,
+            "dhash": dhash,
+            "thumbnail": thumbnail,
+            "error": None,
+        }
+    )

@@ -1,0 +1,211 @@
+"""Labelled images to one manifest: every file read, hashed and decoded once, on all cores.
+
+    python -m pipeline scan line-a      # one source → artifacts/sources/line-a.parquet
+    python -m pipeline ingest           # all sources + data/labels.csv → artifacts/manifest.parquet
+
+A file that can't be decoded becomes a row with its error; it stops nothing here, `validate` judges it.
+
+Groups: an id found by ``data.group_pattern``, or a table's ``group`` column, is prefixed with the domain
+(``line-a/part-0012``), since numbering usually starts anew with each source: part 12 of one line is not
+part 12 of another. Labels that came back count to their domain in the same way. Images without such an
+id are a group of their own, named by image_id, so identical files share it wherever they lie.
+"""
+
+import difflib
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.artifacts import MANIFEST, Workspace, read_table, write_table
+from pipeline.errors import DataError, IntegrityError
+from pipeline.examine import examine
+from pipeline.params import Data, Params, Source
+from pipeline.sources import Listing, list_source, read_rows
+
+__all__ = ["labelled", "run", "scan", "scan_stage"]
+
+SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+LABEL_COLUMNS = ("image_id", "path", "label", "domain", "group", "split", "labelled_by", "time")
+
+
+def scan_stage(workspace: Workspace, params: Params, domain: str) -> int:
+    """Scan the source of ``domain`` and write its table; 0."""
+    known = {source.domain: source for source in params.data.sources}
+    if domain not in known:
+        near = difflib.get_close_matches(domain, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+        raise DataError(f"params.yaml has no source of the domain {domain!r} under data.sources; {hint}")
+    write_table(_source_table(workspace, domain), scan(workspace, params, known[domain]))
+    return 0
+
+
+def run(workspace: Workspace, params: Params) -> int:
+    """Join the scanned sources, scanning those that are not, and the labels that came back; 0."""
+    tables = []
+    for source in params.data.sources:
+        if not _source_table(workspace, source.domain).exists():
+            scan_stage(workspace, params, source.domain)
+        tables.append(read_table(_source_table(workspace, source.domain), MANIFEST))
+    tables.append(labelled(workspace, params.data))
+    manifest = pa.concat_tables(tables).sort_by("path")
+    _check_once(manifest)
+    write_table(workspace.manifest, manifest)
+    broken = manifest.num_rows - manifest["error"].null_count
+    official = manifest.num_rows - manifest["split"].null_count
+    print(
+        f"ingest: {manifest.num_rows:,} images of {len(manifest['label'].unique())} classes in "
+        f"{len(manifest['domain'].unique())} domains, {len(manifest['group'].unique()):,} groups, "
+        f"{official:,} with an official split, {tables[-1].num_rows:,} labelled in production, "
+        f"{broken:,} not decodable"
+    )
+    return 0
+
+
+def _source_table(workspace: Workspace, domain: str) -> Path:
+    return workspace.sources / f"{domain}.parquet"
+
+
+def scan(workspace: Workspace, params: Params, source: Source) -> pa.Table:
+    """One source as a table of the MANIFEST schema, sorted by path.
+
+    Raises:
+        DataError: the source is missing, empty or not laid out as one (see ``sources.list_source``), or a
+            split has another name than train, val, validation or test.
+    """
+    listing = list_source(workspace.root / source.path)
+    groups = _groups(listing, params.data.group_pattern)
+    splits = _splits(listing, params.split.pattern)
+    files = [f"{listing.root}/{entry.relative}" for entry in listing.entries]
+    measured = examine(files, params.data, title=f"scan {source.domain}")
+    prefix = workspace.relative(listing.root)
+    rows = [
+        row
+        | {
+            "path": entry.relative if prefix == "." else f"{prefix}/{entry.relative}",
+            "label": entry.label,
+            "domain": source.domain,
+            "group": _group_id(source.domain, group, row["image_id"]),
+            "split": split,
+        }
+        for entry, row, group, split in zip(listing.entries, measured, groups, splits, strict=True)
+    ]
+    _report(source, listing, rows, groups, params)
+    return pa.Table.from_pylist(rows, schema=MANIFEST)
+
+
+def _groups(listing: Listing, pattern: str | None) -> list[str | None]:
+    """Each entry's group: the table's, else the pattern's first group in the path, else None."""
+    search = re.compile(pattern).search if pattern else lambda _: None
+    found = []
+    for entry in listing.entries:
+        match = search(entry.relative)
+        found.append(entry.group or (match[1] if match else None))
+    return found
+
+
+def _splits(listing: Listing, pattern: str | None) -> list[str | None]:
+    """Each entry's official split: the table's, else the pattern's first group in the path, else None."""
+    search = re.compile(pattern).search if pattern else lambda _: None
+    found = []
+    for entry in listing.entries:
+        match = search(entry.relative)
+        word = entry.split or (match[1] if match else None)
+        if word and word not in SPLITS:
+            raise DataError(
+                f"{listing.root}: the split of {entry.relative!r} is {word!r}; it must be one of {', '.join(SPLITS)}: "
+                "mend the table, or split.pattern in params.yaml"
+            )
+        found.append(SPLITS[word] if word else None)
+    return found
+
+
+def _group_id(domain: str, group: str | None, image_id: str) -> str:
+    if not group or group == image_id:
+        return image_id
+    return group if group.startswith(f"{domain}/") else f"{domain}/{group}"
+
+
+def _report(
+    source: Source, listing: Listing, rows: list[dict[str, Any]], groups: list[str | None], params: Params
+) -> None:
+    broken = Counter(row["error"].split(":")[0] for row in rows if row["error"])
+    print(
+        f"scan {source.domain}: {len(rows):,} images of {len({row['label'] for row in rows})} classes in "
+        f"{len({row['group'] for row in rows}):,} groups"
+    )
+    for what, counts in (("passed over", listing.ignored), ("not decodable", broken)):
+        if counts:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
+            print(f"scan {source.domain}: {sum(counts.values()):,} files {what}: {kinds}")
+    if params.data.group_pattern and not any(groups):
+        print(
+            f"scan {source.domain}: data.group_pattern {params.data.group_pattern!r} matches no path, for example "
+            f"{listing.entries[0].relative!r}; each image is its own group",
+            file=sys.stderr,
+        )
+
+
+def labelled(workspace: Workspace, data: Data) -> pa.Table:
+    """The images of data/labels.csv as a table of the MANIFEST schema; empty where there is no such file.
+
+    Raises:
+        DataError: a row is not well formed or its image is missing.
+        IntegrityError: an image is not the one that was labelled.
+    """
+    if not workspace.labels.exists():
+        return MANIFEST.empty_table()
+    rows = list(_label_rows(workspace))
+    missing = [row["path"] for row in rows if not (workspace.root / row["path"]).is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(rows)} images of {workspace.relative(workspace.labels)} are missing, the first "
+            f"{missing[0]}: run `dvc pull data/labelled.dvc`"
+        )
+    measured = examine([str(workspace.root / row["path"]) for row in rows], data, title="labelled")
+    for row, found in zip(rows, measured, strict=True):
+        if found["image_id"] != row["image_id"]:
+            raise IntegrityError(
+                f"{row['path']} is not the image that was labelled: its sha256 is {found['image_id'][:12]}…, "
+                f"data/labels.csv says {row['image_id'][:12]}…; run `dvc checkout data/labelled.dvc`"
+            )
+        found |= {name: row[name] for name in ("path", "label", "domain")}
+        found |= {
+            "group": _group_id(row["domain"], row["group"], row["image_id"]),
+            "split": row["split"] or None,
+        }
+    return pa.Table.from_pylist(measured, schema=MANIFEST)
+
+
+def _label_rows(workspace: Workspace) -> Iterator[dict[str, str]]:
+    lines: dict[str, int] = {}
+    folder = workspace.labelled.resolve()
+    for line, row in read_rows(workspace.labels, LABEL_COLUMNS):
+        where = f"{workspace.relative(workspace.labels)}: row {line}"
+        if row["image_id"] in lines:
+            raise DataError(
+                f"{where} labels the image of row {lines[row['image_id']]} again: keep one of them"
+            )
+        lines[row["image_id"]] = line
+        if "\0" in row["path"] or not (workspace.root / row["path"]).resolve().is_relative_to(folder):
+            raise DataError(
+                f"{where}: the path {row['path']!r} leaves {workspace.relative(workspace.labelled)}"
+            )
+        if row["split"] not in ("", "train", "validation", "test"):
+            raise DataError(f"{where}: the split {row['split']!r} must be train, validation, test or empty")
+        yield row
+
+
+def _check_once(manifest: pa.Table) -> None:
+    """``manifest``, sorted by path, names no file twice: sources must not overlap."""
+    paths = manifest["path"].to_pylist()
+    for index in range(1, len(paths)):
+        if paths[index] == paths[index - 1]:
+            one, other = manifest["domain"][index - 1].as_py(), manifest["domain"][index].as_py()
+            raise DataError(
+                f"{paths[index]!r} belongs to two sources, {one} and {other}: let the paths under data.sources not overlap"
+            )
