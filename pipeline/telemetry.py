@@ -1,8 +1,8 @@
 """Every library's telemetry, off, in one place.
 
-Importing any of our packages switches it off for that process. The set-up runs
-``python -m pipeline.telemetry`` once, which does the same for the libraries' own commands
-(``prefect``, ``bentoml``, ``evidently``, ``dvc``) started from this environment.
+Importing any of our packages switches it off for that process. The set-up calls ``install`` once, which
+does the same for the libraries' own commands (``prefect``, ``bentoml``, ``evidently``, ``dvc``) started
+from this environment.
 """
 
 import os
@@ -31,6 +31,3 @@ def install() -> Path:
     target.write_text(f"import os; [os.environ.setdefault(k, v) for k, v in {OFF!r}.items()]\n")
     return target
 
-
-if __name__ == "__main__":
-    print(f"telemetry off for this environment: {install()}")
