@@ -260,6 +260,11 @@ def dismiss(journal: Journal, episode_id: str, *, why: str, now: datetime) -> bo
     return _end(journal, episode_id, "dismissed", f"dismissed: {why}", now, None)
 
 
+def supersede(journal: Journal, episode_id: str, *, champion: str, now: datetime) -> bool:
+    """Somebody else became champion meanwhile (a rollback, a release by hand); closes the episode."""
+    return _end(journal, episode_id, "superseded", f"{champion[:12]} became champion meanwhile", now, None)
+
+
 def _end(
     journal: Journal, episode_id: str, state: str, why: str, now: datetime, challenger: str | None
 ) -> bool:

@@ -12,6 +12,7 @@ Kind = Literal[
     "no_champion",  # nothing is released yet
     "insufficient_data",  # too few new images to say anything
     "quiet",  # enough images, no alarm
+    "drifting",  # a window while an episode is open
     "drift_open",  # the alarm: an episode opens and its label queue is written
     "awaiting_labels",  # the queue waits for answers
     "retrain",  # labels are back: start `flows.retrain`
@@ -32,6 +33,7 @@ class Situation:
         asked, labels, labels_used: images in the episode's queue, labels back, labels that the last
             retrain of the episode already had.
         last_retrain: when any retrain last started.
+        dismissed: when a person last dismissed an episode of this champion.
     """
 
     now: datetime
@@ -46,6 +48,7 @@ class Situation:
     labels: int = 0
     labels_used: int = 0
     last_retrain: datetime | None = None
+    dismissed: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ def decide(situation: Situation) -> Action:
 
 def _without_episode(s: Situation) -> Action:
     if s.alarm:
+        left = _left(s, s.dismissed)
+        if left > timedelta(0):
+            reason = (
+                f"an episode was dismissed at {_clock(s.dismissed)}: {_hours(left)} of the cooldown are left."
+            )
+            return Action("suppressed", f"{s.evidence} No new episode opens, {reason}")
         return Action("drift_open", s.evidence)
     if s.images < s.min_window:
         reason = f"{s.images} new images since the last window; {s.min_window} are needed to say anything"
@@ -76,7 +85,7 @@ def _without_episode(s: Situation) -> Action:
 
 
 def _while_training(s: Situation) -> Action:
-    left = _cooldown_left(s)
+    left = _left(s, s.last_retrain)
     if left > timedelta(0):
         return Action("training", f"a retrain is on its way since {_clock(s.last_retrain)}")
     reason = f"the retrain of {_clock(s.last_retrain)} left no outcome within {s.cooldown_hours:g} h: start it again"
@@ -89,12 +98,11 @@ def _with_labels(s: Situation) -> Action:
     fresh = s.labels if s.state == "failed" else s.labels - s.labels_used
     if fresh < needed:
         return _too_few_labels(s, fresh, needed)
-    left = _cooldown_left(s)
+    left = _left(s, s.last_retrain)
     if left > timedelta(0):
-        hours = left.total_seconds() / 3600
         reason = (
             f"{fresh} new labels are back, but the last retrain started at {_clock(s.last_retrain)}: "
-            f"the cooldown of {s.cooldown_hours:g} h leaves {hours:.1f} h to wait"
+            f"the cooldown of {s.cooldown_hours:g} h leaves {_hours(left)} to wait"
         )
         return Action("suppressed", reason)
     return Action(
@@ -120,12 +128,17 @@ def _too_few_labels(s: Situation, fresh: int, needed: int) -> Action:
     )
 
 
-def _cooldown_left(s: Situation) -> timedelta:
-    if s.last_retrain is None:
+def _left(s: Situation, since: datetime | None) -> timedelta:
+    """How much of the cooldown is left that began at ``since``."""
+    if since is None:
         return timedelta(0)
     # A clock that jumped back must not stretch the pause: never longer than the cooldown itself.
     pause = timedelta(hours=s.cooldown_hours)
-    return min(pause, s.last_retrain + pause - s.now)
+    return min(pause, since + pause - s.now)
+
+
+def _hours(left: timedelta) -> str:
+    return f"{left.total_seconds() / 3600:.1f} h"
 
 
 def _clock(time: datetime | None) -> str:

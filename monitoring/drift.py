@@ -1,0 +1,158 @@
+"""One window against the champion's reference: the evidence after it, and what it rests on."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from monitoring.evidence import Event, Yardstick, distances
+from monitoring.reference import Reference
+from monitoring.two_sample import class_shares, holm, kolmogorov_smirnov, mmd
+from monitoring.wealth import Wealth
+from monitoring.window import Window
+from pipeline.artifacts import STATISTICS
+
+DELTA_SHARE = 0.5
+"""Of alpha, spent on the bounds that hold for this one reference; the rest is the bets'."""
+
+
+@dataclass(frozen=True)
+class Lead:
+    """One event that the evidence rests on: how often it happened, and how often it may without drift."""
+
+    statistic: str
+    direction: str  # up | down | more | less
+    share: float
+    chance: float
+    log10_e: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one window says.
+
+    Attributes:
+        alarm: the evidence reached ``log10_threshold`` at some image of the window.
+        log10_e: the evidence after the window's last image, log10 of the e-value.
+        statistic, p_values, adjusted: squared MMD of the embeddings; p by test, and after Holm.
+        leads: what the evidence rests on, strongest first.
+        images: that the sequential test has seen by now; ``onset`` of them came before the strongest
+            event became too frequent, ``alarm_at`` before the alarm (None without one).
+        repeats: images so far that were near-alike to the one before and did not count in full.
+    """
+
+    alarm: bool
+    log10_e: float
+    log10_threshold: float
+    statistic: float
+    p_values: dict[str, float]
+    adjusted: dict[str, float]
+    leads: tuple[Lead, ...]
+    images: int
+    onset: int
+    alarm_at: int | None
+    repeats: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def yardstick(reference: Reference, alpha: float) -> Yardstick:
+    """The events for a false-alarm rate of ``alpha`` over the champion's life."""
+    return Yardstick(reference, DELTA_SHARE * alpha)
+
+
+def log10_threshold(alpha: float) -> float:
+    """The evidence that raises the alarm: Ville's 1 / (alpha - delta)."""
+    return float(-np.log10((1.0 - DELTA_SHARE) * alpha))
+
+
+def observe(
+    measure: Yardstick, wealth: Wealth, window: Window, *, alpha: float, permutations: int, seed: int
+) -> Decision:
+    """Take the window into ``wealth`` image by image, and compare it with the reference as a batch."""
+    happened = measure.happened(window)
+    embeddings = window.embeddings.astype(np.float64)
+    threshold = log10_threshold(alpha)
+    alarm_at = None
+    for row in range(len(window)):
+        log_e = wealth.step(happened[row], embeddings[row], measure.near)
+        if alarm_at is None and log_e / np.log(10) >= threshold:
+            alarm_at = wealth.seen
+    leads, onset = _leads(measure.events, wealth, happened)
+    statistic, p_values = _batch(
+        measure.reference, window, permutations, np.random.default_rng([seed, wealth.seen])
+    )
+    return Decision(
+        alarm=alarm_at is not None,
+        log10_e=float(wealth.log_e / np.log(10)),
+        log10_threshold=threshold,
+        statistic=statistic,
+        p_values=p_values,
+        adjusted=holm(p_values),
+        leads=leads,
+        images=wealth.seen,
+        onset=onset,
+        alarm_at=alarm_at,
+        repeats=wealth.repeats,
+    )
+
+
+def _leads(events: list[Event], wealth: Wealth, happened: np.ndarray) -> tuple[tuple[Lead, ...], int]:
+    """The three statistics that carry most of the evidence, each by its strongest event; and since when."""
+    by_event = wealth.by_event() / np.log(10)
+    strongest: dict[tuple[str, str], int] = {}
+    for index in np.argsort(-by_event):
+        strongest.setdefault((events[index].statistic, events[index].direction), int(index))
+    chosen = list(strongest.values())[:3]
+    leads = tuple(
+        Lead(
+            statistic=events[index].statistic,
+            direction=events[index].direction,
+            share=float(happened[:, index].mean()),
+            chance=events[index].chance,
+            log10_e=float(by_event[index]),
+        )
+        for index in chosen
+    )
+    return leads, wealth.began(chosen[0])
+
+
+def _batch(
+    reference: Reference, window: Window, permutations: int, rng: np.random.Generator
+) -> tuple[float, dict[str, float]]:
+    like = matched(reference, window)
+    statistic, p = mmd(window.embeddings, reference.embeddings[like], permutations=permutations, rng=rng)
+    p_values = {"embedding": p}
+    for column, name in enumerate(STATISTICS):
+        p_values[name] = kolmogorov_smirnov(window.statistics[:, column], reference.statistics[like, column])
+    p_values["confidence"] = kolmogorov_smirnov(window.confidence, reference.confidence[like])
+    predicted = [reference.predicted[index] for index in like]
+    p_values["classes"] = class_shares(
+        window.labels, predicted, reference.classes, permutations=permutations, rng=rng
+    )
+    return statistic, p_values
+
+
+def matched(reference: Reference, window: Window) -> np.ndarray:
+    """Indices of reference images, one a group, from the known domains in the shares that the window shows.
+
+    Each production image is counted for the domain of its nearest reference image. With one domain this
+    is every representative.
+    """
+    everyone = reference.representatives
+    domains = sorted(set(reference.domains))
+    if len(domains) == 1:
+        return everyone
+    near = distances(window.embeddings.astype(np.float64), reference.embeddings[everyone].astype(np.float64))
+    hits = [reference.domains[everyone[index]] for index in near.argmin(axis=1)]
+    own = {domain: reference.of_domain(domain, everyone) for domain in domains}
+    share = {domain: hits.count(domain) / len(hits) for domain in domains}
+    # The largest sample with these shares that the reference can give.
+    size = min(len(own[domain]) / share[domain] for domain in domains if share[domain] > 0)
+    taken = [own[domain][_spread(len(own[domain]), int(size * share[domain]))] for domain in domains]
+    return np.sort(np.concatenate(taken))
+
+
+def _spread(available: int, wanted: int) -> np.ndarray:
+    return np.linspace(0, available - 1, wanted).astype(int) if wanted else np.array([], dtype=int)

@@ -1,0 +1,186 @@
+"""The sequential test: evidence against "every image comes from a domain that the champion was judged on".
+
+For each statistic (novelty of the embedding, the image statistics, confidence, predicted class) a few
+*events* are fixed from the held-out reference before any production image is seen: "brighter than the
+reference's r-th brightest". Of m exchangeable reference values the chance of a new one beyond the r-th
+largest is Beta(r, m + 1 - r) distributed over the draw of the reference; its upper delta-quantile bounds the
+chance given *this* reference, with confidence 1 - delta. That is the calibration-conditional form of a
+conformal p-value (Bates, Candes, Lei, Romano, Sesia, "Testing for outliers with conformal p-values", Annals
+of Statistics 2023; Vovk, "Conditional validity of inductive conformal predictors", 2012): the marginal form
+would let a long stream bet against the reference's own luck. With several domains an event counts only where
+it holds against each of them, so any mix of known domains is no drift.
+
+On each event we bet with likelihood ratios against its bound (Vovk, Nouretdinov, Gammerman, "Testing
+exchangeability on-line", 2003; Shafer, "Testing by betting", 2021). Wealth is averaged over bets and over
+starting times, each with its prior weight, so a long quiet past costs a logarithm and does not have to be
+won back; an average of test martingales is one. By Ville's inequality the chance that the average ever
+reaches 1 / (alpha - delta) is at most alpha - delta; with the bounds' delta the chance of any false alarm,
+however often and long one looks, is at most alpha. It assumes that images are drawn independently: a burst
+of near-alike images can only lower the wealth, but for one in ``BURST``.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.stats import beta
+
+from monitoring.reference import Reference
+from monitoring.window import Window
+from pipeline.artifacts import STATISTICS
+
+NEIGHBOURS = 5
+BURST = 10
+BLOCK = 10
+"""Images between two starting times of the average."""
+HEAD_START = 20.0
+TAILS = (0.0, 0.05, 0.15, 0.35)
+"""Shares of the reference beyond an event's threshold; 0 is beyond all of it."""
+ODDS = (0.1, 0.3, 0.6, 0.9)
+"""Bets: the event's chance moved from its bound u to u + odds * (1 - u)."""
+FAMILIES = ("embedding", "statistics", "predictions")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something an image may do, and the largest chance of it without drift."""
+
+    family: str
+    statistic: str
+    direction: str  # up | down; of a class: more | less
+    threshold: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """All that is fixed before the first production image: what novelty is measured against, and the events."""
+
+    reference: Reference
+    delta: float
+
+    @cached_property
+    def _parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the images that novelty is measured against, and of those that calibrate it."""
+        order = sorted(set(self.reference.groups), key=lambda group: hashlib.sha256(group.encode()).digest())
+        against: set[str] = set()
+        for domain in sorted(set(self.reference.domains)):
+            own = {
+                g for g, d in zip(self.reference.groups, self.reference.domains, strict=True) if d == domain
+            }
+            ranked = [group for group in order if group in own]
+            against |= set(ranked[: max(1, round(0.4 * len(ranked)))])
+        measured = np.array([i for i, group in enumerate(self.reference.groups) if group in against])
+        calibrating = np.array(
+            [i for i in self.reference.representatives if self.reference.groups[i] not in against]
+        )
+        return measured, calibrating
+
+    @cached_property
+    def _anchors(self) -> np.ndarray:
+        return self.reference.embeddings[self._parts[0]].astype(np.float64)
+
+    def novelty(self, embeddings: np.ndarray) -> np.ndarray:
+        """(n, d) -> (n,) mean distance to the nearest images of the reference's first part."""
+        squared = distances(embeddings.astype(np.float64), self._anchors)
+        count = min(NEIGHBOURS, len(self._anchors))
+        return np.sqrt(np.partition(squared, count - 1, axis=1)[:, :count]).mean(axis=1)
+
+    @cached_property
+    def calibration_novelty(self) -> np.ndarray:
+        """Novelty of the held-out images that calibrate it."""
+        return self.novelty(self.reference.embeddings[self._parts[1]])
+
+    @cached_property
+    def usual_novelty(self) -> float:
+        """The novelty that one held-out image in a hundred exceeds."""
+        return float(np.quantile(self.calibration_novelty, 0.99))
+
+    @cached_property
+    def near(self) -> float:
+        """Embeddings closer than this are one scene: almost no two groups of the reference are."""
+        own = self._anchors[:1000]
+        squared = distances(own, own)
+        groups = np.array([hash_of(self.reference.groups[i]) for i in self._parts[0][:1000]])
+        squared[groups[:, None] == groups[None, :]] = np.inf
+        nearest = np.sqrt(squared.min(axis=1))
+        return float(np.quantile(nearest[np.isfinite(nearest)], 0.02)) if np.isfinite(nearest).any() else 0.0
+
+    @cached_property
+    def events(self) -> list[Event]:
+        r = self.reference
+        everyone = r.representatives
+        _, calibrating = self._parts
+        columns = [("embedding", "novelty", self.calibration_novelty, calibrating)]
+        columns += [
+            ("statistics", name, r.statistics[everyone, i], everyone) for i, name in enumerate(STATISTICS)
+        ]
+        columns += [("predictions", "confidence", r.confidence[everyone], everyone)]
+        count = len(columns) * 2 * len(TAILS) + 2 * len(r.classes)
+        delta = self.delta / (count * len(set(r.domains)))
+        found = []
+        for family, statistic, values, indices in columns:
+            for direction, sign in (("up", 1.0), ("down", -1.0)):
+                for tail in TAILS:
+                    threshold, chance = self._bound(sign * values, indices, tail, delta)
+                    found.append(Event(family, statistic, direction, sign * threshold, chance))
+        for name in r.classes:
+            found += [
+                Event(
+                    "predictions", name, "more", np.nan, self._class_bound(name, everyone, delta, more=True)
+                ),
+                Event(
+                    "predictions", name, "less", np.nan, self._class_bound(name, everyone, delta, more=False)
+                ),
+            ]
+        return found
+
+    def _bound(
+        self, values: np.ndarray, indices: np.ndarray, tail: float, delta: float
+    ) -> tuple[float, float]:
+        """The threshold that is extreme in every domain, and the chance of reaching it in the worst one."""
+        thresholds, chances = [], []
+        for domain in sorted(set(self.reference.domains)):
+            own = np.sort(values[[self.reference.domains[i] == domain for i in indices]])[::-1]
+            rank = max(1, round(tail * len(own)))
+            thresholds.append(own[rank - 1])
+            chances.append(beta.isf(delta, rank, len(own) + 1 - rank))
+        return float(max(thresholds)), float(max(chances))
+
+    def _class_bound(self, name: str, indices: np.ndarray, delta: float, *, more: bool) -> float:
+        """Clopper and Pearson's upper bound of a class's share, or of the rest's, in the worst domain."""
+        chances = []
+        for domain in sorted(set(self.reference.domains)):
+            own = self.reference.of_domain(domain, indices)
+            hits = sum((self.reference.predicted[i] == name) == more for i in own)
+            chances.append(1.0 if hits == len(own) else beta.isf(delta, hits + 1, len(own) - hits))
+        return float(max(chances))
+
+    def happened(self, window: Window) -> np.ndarray:
+        """(n, events) bool."""
+        values = {"novelty": self.novelty(window.embeddings), "confidence": window.confidence}
+        values |= {name: window.statistics[:, i] for i, name in enumerate(STATISTICS)}
+        labels = np.array(window.labels)
+        columns = []
+        for event in self.events:
+            if event.direction in ("more", "less"):
+                columns.append((labels == event.statistic) == (event.direction == "more"))
+            else:
+                sign = 1.0 if event.direction == "up" else -1.0
+                # Strictly beyond, and by more than the log's rounding: with ties (grey images, all of saturation
+                # 0) reaching the threshold is no rarity.
+                margin = 1e-5 * (1.0 + abs(event.threshold))
+                columns.append(sign * (values[event.statistic] - event.threshold) > margin)
+        return np.stack(columns, axis=1)
+
+
+def hash_of(text: str) -> int:
+    """A stable integer for a name."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances, (n, d) and (m, d) -> (n, m), never negative."""
+    squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2.0 * (a @ b.T)
+    return np.maximum(squared, 0.0)

@@ -1,0 +1,322 @@
+"""What to ask people: ``var/queue/<episode>/`` with images, queue.csv, labelstudio.json and a README.txt.
+
+Part of the budget is drawn uniformly at random: it alone estimates the accuracy without bias, and it alone
+gives test images. The rest is chosen: uncertain and novel images, spread out by k-center. Near-alike images
+are asked once. ``manifest.json`` keeps which is which; predictions are hints and never become labels.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+
+from monitoring.evidence import Yardstick, distances
+from monitoring.journal import Episode
+from monitoring.labels import read_labels
+from monitoring.window import Window, kept_file
+from pipeline.artifacts import Workspace, read_json, sync_folder, write_json, write_text
+from pipeline.errors import ImageError, StateError
+from pipeline.images import decode, dhash
+from pipeline.params import Params
+
+COLUMNS = ("image_id", "file", "why", "predicted", "confidence", "novelty", "label", "note")
+POOL = 1000
+"""Candidates that are decoded and compared; of more, this many are drawn at random."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of the queue."""
+
+    image_id: str
+    file: str
+    random: bool
+    why: str
+    predicted: str
+    confidence: float
+    novelty: float
+    source: str
+    dhash: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kept production image that could be asked, with what it is chosen by."""
+
+    row: int
+    path: Path
+    dhash: str
+
+
+def folder_of(workspace: Workspace, episode_id: str) -> Path:
+    """Raises StateError where ``episode_id`` can't be a folder's name."""
+    if not re.fullmatch(r"[0-9a-f]{8,64}", episode_id):
+        raise StateError(f"{episode_id!r} is no episode id: see `python -m monitoring status`")
+    return workspace.queue / episode_id
+
+
+def items_of(workspace: Workspace, episode_id: str) -> list[Item]:
+    """What the episode's queue asks; empty where none is written."""
+    manifest = folder_of(workspace, episode_id) / "manifest.json"
+    return [Item(**item) for item in read_json(manifest)["items"]] if manifest.exists() else []
+
+
+def labels_of(workspace: Workspace, episode: Episode) -> int:
+    """Labelled images that belong to the episode: of its queue, or given since it opened."""
+    asked = {item.image_id for item in items_of(workspace, episode.id)}
+    return sum(
+        label.image_id in asked or label.time >= episode.opened for label in read_labels(workspace.labels)
+    )
+
+
+def select(
+    window: Window,
+    candidates: Sequence[Candidate],
+    novelty: np.ndarray,
+    *,
+    near: float,
+    bits: int,
+    params: Params,
+) -> list[Item]:
+    """Choose up to the budget from the candidates; pure and the same for the same input.
+
+    Args:
+        novelty: (n,) of the window's rows. near: embeddings closer than this are one scene.
+        bits: difference hashes that differ in at most so many bits are one picture.
+    """
+    embeddings = window.embeddings.astype(np.float64)
+    order = sorted(candidates, key=lambda one: _draw(params.seed, window.rows[one.row].image_id))
+    distinct = _distinct(order, embeddings, near, bits)
+    budget = min(params.label.budget, len(distinct))
+    # Rounded up, so that a budget of 1 is an unbiased one.
+    at_random = distinct[: int(np.ceil(params.label.random_share * budget))]
+    rest = distinct[len(at_random) :]
+    entropy = _entropy(window.probabilities)
+    chosen = _spread(rest, at_random, embeddings, _ranks(entropy) + _ranks(novelty), budget - len(at_random))
+    middle = float(np.median(novelty)) if len(novelty) else 0.0
+    items = [_item(window, one, novelty, "random", random=True) for one in at_random]
+    for one in chosen:
+        why = "novel" if novelty[one.row] > middle else "uncertain"
+        items.append(_item(window, one, novelty, why, random=False))
+    return items
+
+
+def _draw(seed: int, image_id: str) -> bytes:
+    return hashlib.sha256(f"queue/{seed}/{image_id}".encode()).digest()
+
+
+def _distinct(order: Sequence[Candidate], embeddings: np.ndarray, near: float, bits: int) -> list[Candidate]:
+    """The candidates in order, without those near to an earlier one."""
+    kept: list[Candidate] = []
+    hashes: list[int] = []
+    for one in order:
+        own = int(one.dhash, 16)
+        if any((own ^ other).bit_count() <= bits for other in hashes):
+            continue
+        if kept and distances(embeddings[[one.row]], embeddings[[k.row for k in kept]]).min() < near**2:
+            continue
+        kept.append(one)
+        hashes.append(own)
+    return kept
+
+
+def _spread(
+    rest: Sequence[Candidate],
+    taken: Sequence[Candidate],
+    embeddings: np.ndarray,
+    score: np.ndarray,
+    count: int,
+) -> list[Candidate]:
+    """The most telling fraction of ``rest``, thinned to ``count`` by greedy k-center (Sener, Savarese, 2018)."""
+    telling = sorted(rest, key=lambda one: -score[one.row])[: 3 * count]
+    chosen: list[Candidate] = []
+    if not telling or count < 1:
+        return chosen
+    points = embeddings[[one.row for one in telling]]
+    gap = np.full(len(telling), np.inf)
+    if taken:
+        gap = distances(points, embeddings[[one.row for one in taken]]).min(axis=1)
+    for _ in range(min(count, len(telling))):
+        best = int(np.argmax(gap))
+        chosen.append(telling[best])
+        gap = np.minimum(gap, distances(points, points[[best]])[:, 0])
+        gap[best] = -1.0
+    return chosen
+
+
+def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    return np.asarray(-(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable") / max(1, len(values) - 1)
+
+
+def _item(window: Window, one: Candidate, novelty: np.ndarray, why: str, *, random: bool) -> Item:
+    row = window.rows[one.row]
+    return Item(
+        image_id=row.image_id,
+        file=f"images/{one.path.name}",
+        random=random,
+        why=why,
+        predicted=row.label,
+        confidence=round(float(row.probabilities.max()), 4),
+        novelty=round(float(novelty[one.row]), 4),
+        source=row.source,
+        dhash=one.dhash,
+    )
+
+
+def candidates_of(workspace: Workspace, window: Window, params: Params) -> list[Candidate]:
+    """The window's images that were kept, decode, and have no label yet; each image once."""
+    known = {label.image_id for label in read_labels(workspace.labels)}
+    order = sorted(range(len(window)), key=lambda row: _draw(params.seed, window.rows[row].image_id))
+    found: list[Candidate] = []
+    for row in order:
+        image_id = window.rows[row].image_id
+        path = kept_file(workspace.log / "images", window.rows[row])
+        if image_id in known or path is None:
+            continue
+        known.add(image_id)
+        try:
+            data = path.read_bytes()
+            picture = decode(data, max_pixels=params.data.max_pixels, max_bytes=params.data.max_bytes).image
+        except (ImageError, OSError):
+            continue
+        if hashlib.sha256(data).hexdigest() == image_id:
+            found.append(Candidate(row, path, dhash(picture)))
+        if len(found) == POOL:
+            break
+    return found
+
+
+def write(
+    workspace: Workspace, episode: Episode, window: Window, measure: Yardstick, params: Params
+) -> list[Item]:
+    """Write the episode's queue; one that is there already stays as it is, with what people filled in.
+
+    Returns:
+        The items; none where no image was kept, and README.txt says so.
+    """
+    target = folder_of(workspace, episode.id)
+    if (target / "manifest.json").exists():
+        return items_of(workspace, episode.id)
+    candidates = candidates_of(workspace, window, params)
+    bits = params.validate.near_duplicate_bits
+    novelty = measure.novelty(window.embeddings)
+    items = select(window, candidates, novelty, near=measure.near, bits=bits, params=params)
+    incoming = target.with_name(f".incoming-{target.name}")
+    shutil.rmtree(incoming, ignore_errors=True)
+    (incoming / "images").mkdir(parents=True)
+    sources = {candidate.path.name: candidate.path for candidate in candidates}
+    for item in items:
+        shutil.copyfile(sources[Path(item.file).name], incoming / item.file)
+    _describe(incoming, episode, items, measure.reference.classes, params)
+    if target.exists():
+        shutil.rmtree(target)  # without a manifest it is a leftover
+    incoming.rename(target)
+    sync_folder(target.parent)
+    return items
+
+
+def _describe(
+    folder: Path, episode: Episode, items: Sequence[Item], classes: Sequence[str], params: Params
+) -> None:
+    write_text(folder / "queue.csv", _csv(items))
+    write_json(folder / "labelstudio.json", [_task(item, episode.champion) for item in items])
+    write_text(folder / "labelstudio.xml", _labelling_page(classes))
+    write_text(folder / "README.txt", _readme(episode, items, classes, params))
+    manifest = {
+        "episode": episode.id,
+        "champion": episode.champion,
+        "seed": params.seed,
+        "classes": list(classes),
+        "items": [vars(item) for item in items],
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def safe_cell(text: str) -> str:
+    """A spreadsheet must not run a class name: a leading apostrophe keeps it text."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _csv(items: Sequence[Item]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for item in items:
+        shown = safe_cell(item.predicted)
+        writer.writerow([item.image_id, item.file, item.why, shown, item.confidence, item.novelty, "", ""])
+    return stream.getvalue()
+
+
+def _task(item: Item, champion: str) -> dict[str, Any]:
+    choice = {
+        "from_name": "label",
+        "to_name": "image",
+        "type": "choices",
+        "value": {"choices": [item.predicted]},
+    }
+    return {
+        "data": {
+            "image": f"/data/local-files/?d={item.file}",
+            "image_id": item.image_id,
+            "why": item.why,
+        },
+        # Label Studio shows predictions as pre-selected hints; only annotations are read back.
+        "predictions": [
+            {"model_version": f"hint {champion[:12]}", "score": item.confidence, "result": [choice]}
+        ],
+    }
+
+
+def _labelling_page(classes: Sequence[str]) -> str:
+    choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in classes)
+    return (
+        '<View>\n  <Image name="image" value="$image"/>\n'
+        f'  <Choices name="label" toName="image" choice="single">\n{choices}\n  </Choices>\n</View>\n'
+    )
+
+
+def _readme(episode: Episode, items: Sequence[Item], classes: Sequence[str], params: Params) -> str:
+    if not items:
+        return (
+            "Nothing to ask: none of the images since the drift began was kept, or none of them decodes.\n"
+            "Set log.keep_images above 0 in params.yaml and restart the service, or bring images of the new kind\n"
+            "yourself, in folders named by class:\n\n    python -m monitoring label <folder>\n"
+        )
+    at_random = sum(item.random for item in items)
+    needed = min(params.label.min_labels, len(items))
+    listed = "\n".join(f"    {json.dumps(name, ensure_ascii=False)}" for name in classes)
+    return f"""{len(items)} images want a label. Why: {episode.why}
+
+How to answer, either way:
+ 1. Open queue.csv beside the images, write a class into the column `label` (leave it empty where you are not
+    sure), save as CSV, and run
+        python -m monitoring label {queue_path(episode)}queue.csv
+ 2. Label Studio: serve this folder as local files, take labelstudio.xml as the labelling page, import
+    labelstudio.json, export JSON, and run
+        python -m monitoring label <export.json>
+
+The column `predicted` is the model's guess, a hint and often wrong here. The classes:
+{listed}
+A class that is not in this list is taken with --new-class <name>.
+
+{at_random} of the images were drawn at random (`why` = random): answer those first, they alone tell the
+accuracy, and the new test images come from them. {needed} labels start a retrain.
+"""
+
+
+def queue_path(episode: Episode) -> str:
+    """Where the queue lies by default, for the README's command."""
+    return f"var/queue/{episode.id}/"

@@ -1,0 +1,119 @@
+"""One champion's stream: its part of the log, its evidence, and where in the log an image of it lies."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from monitoring.drift import Decision, observe, yardstick
+from monitoring.evidence import Yardstick
+from monitoring.journal import Journal
+from monitoring.reference import load
+from monitoring.wealth import Wealth
+from monitoring.window import Log, Window
+from pipeline.artifacts import Workspace
+from pipeline.params import Params
+from pipeline.registry import Champion, Registry
+
+MARKS = 500
+"""Windows whose start is remembered, to find the image that a drift began with."""
+
+
+@dataclass
+class Stream:
+    """State between wake-ups is the journal's ``streams`` row: the cursor, the wealth, the marks.
+
+    ``alarmed`` is the episode that the evidence last opened.
+    """
+
+    name: str
+    champion: str
+    workspace: Workspace
+    params: Params
+    measure: Yardstick
+    wealth: Wealth
+    log: Log
+    marks: list[list[Any]]
+    alarmed: str | None
+
+    @classmethod
+    def of(cls, workspace: Workspace, params: Params, champion: Champion, journal: Journal) -> "Stream":
+        """The champion's stream where the journal says it stands; a new one from its promotion on."""
+        reference = load(Registry(workspace.registry), champion.digest)
+        measure = yardstick(reference, params.watch.alpha)
+        # A champion that comes back after a rollback starts with fresh evidence.
+        name = f"{champion.digest}@{champion.since}"
+        cursor, evidence = journal.stream(name)
+        size = reference.embeddings.shape[1]
+        return cls(
+            name=name,
+            champion=champion.digest,
+            workspace=workspace,
+            params=params,
+            measure=measure,
+            wealth=Wealth.from_dict(measure.events, evidence.get("wealth", {})),
+            log=Log(
+                workspace.log,
+                champion.digest,
+                reference.classes,
+                size,
+                cursor=cursor,
+                since=_utc(champion.since),
+            ),
+            marks=evidence.get("marks", []),
+            alarmed=evidence.get("alarmed"),
+        )
+
+    def next_window(self) -> Window | None:
+        """The next window that is large enough, or None."""
+        return self.log.next_window(self.params.watch.window, self.params.watch.min_window)
+
+    def waiting(self) -> int:
+        """Images that are too few for a window."""
+        return self.log.waiting(self.params.watch.min_window)
+
+    def observe(self, window: Window) -> Decision:
+        """Take a window into the evidence."""
+        self.marks.append([self.wealth.seen, window.rows[0].time.isoformat()])
+        del self.marks[:-MARKS]
+        watch = self.params.watch
+        return observe(
+            self.measure,
+            self.wealth,
+            window,
+            alpha=watch.alpha,
+            permutations=watch.permutations,
+            seed=self.params.seed,
+        )
+
+    def save(self, journal: Journal) -> None:
+        """Write cursor and evidence; inside the transaction that journals the decision."""
+        evidence = {"wealth": self.wealth.to_dict(), "marks": self.marks, "alarmed": self.alarmed}
+        journal.save_stream(self.name, self.log.position(), evidence)
+
+    def restart(self) -> None:
+        """Drop the evidence: what comes has to raise the next alarm by itself."""
+        self.wealth = Wealth(self.measure.events)
+        self.marks, self.alarmed = [], None
+
+    def time_of(self, position: int) -> datetime | None:
+        """When the image at ``position`` of the stream (0 is its first) was answered, from the log."""
+        before = [mark for mark in self.marks if mark[0] <= position]
+        if not before:
+            return None
+        start, time = before[-1]
+        count = position - start + 1
+        rows = self._reopened(_utc(time)).next_window(count, count)
+        return rows.rows[-1].time if rows else _utc(time)
+
+    def since(self, time: datetime, most: int) -> Window | None:
+        """Up to ``most`` images from ``time`` on, read or not by the watch so far; None where there are none."""
+        return self._reopened(time).next_window(most, 1)
+
+    def _reopened(self, since: datetime) -> Log:
+        log = self.log
+        return Log(log.folder, log.champion, log.classes, log.embedding_size, since=since)
+
+
+def _utc(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,0 +1,222 @@
+"""What changed, in words and units that a person gets, and what to do about it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from monitoring.drift import matched
+from monitoring.evidence import Yardstick
+from monitoring.two_sample import class_shares, holm, kolmogorov_smirnov
+from monitoring.window import Window
+from pipeline.artifacts import STATISTICS
+
+LEVEL = 0.01
+"""Of the tests behind a statement, after Holm."""
+NOTICEABLE = 0.4
+"""Standardised difference under which a change is not worth a word."""
+LARGE = 0.8
+VISIBLE = {"brightness": 0.02, "contrast": 0.01, "sharpness": 0.08, "saturation": 0.03, "confidence": 0.03}
+"""Differences that a person would see: below them a statistic is not mentioned, however sure the move."""
+MIN_SOURCE = 8
+"""Images of one source under which nothing is said about it."""
+
+Kind = Literal["source", "sensor", "content", "classes", "unclear"]
+ADVICE: dict[Kind, str] = {
+    "source": "One source differs while the others look as before: check that device first, labels can wait.",
+    "sensor": "This looks like another camera, lens or light: if it is a fault, mend it and dismiss the episode; "
+    "if it is to stay, label the queue.",
+    "content": "The images look as before but show something the held-out images don't: label the queue, and "
+    "look whether a class is missing.",
+    "classes": "The classes come in other shares, the images themselves look as before: check that it is so on the "
+    "line; labels of the queue tell whether the accuracy holds.",
+    "unclear": "No single statistic explains it: look at the contact sheet and label the queue.",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One statistic's move: its mean in the reference and in the window, and the difference in units of spread."""
+
+    name: str
+    before: float
+    after: float
+    effect: float
+    p: float
+
+    @property
+    def words(self) -> str:
+        return _words(self)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """``text`` is what people read; the rest is the evidence behind it."""
+
+    kind: Kind
+    text: str
+    changes: tuple[Change, ...]
+    novel_share: float
+    shares: dict[str, tuple[float, float]]
+    source: str | None
+    examples: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"examples": list(self.examples[:16])}
+
+
+def explain(measure: Yardstick, window: Window) -> Explanation:
+    """Compare the images since the drift began with the held-out ones that they resemble most."""
+    changes = _changes(measure, window)
+    novelty = measure.novelty(window.embeddings)
+    usual = measure.usual_novelty
+    novel_share = float(np.mean(novelty > usual))
+    shares = _shares(measure, window)
+    source = _bad_source(measure, window)
+    kind = _kind(changes, novel_share, shares, source)
+    sentences = [_sentence(changes)] if changes else []
+    if novel_share > 0.05:
+        sentences.append(f"{novel_share:.0%} of the images are stranger than 99 % of the held-out ones.")
+    if shares:
+        moved = ", ".join(f"{name} {was:.0%} → {now:.0%}" for name, (was, now) in shares.items())
+        sentences.append(f"Predicted classes moved: {moved}.")
+    if source is not None:
+        sentences.append(f"It comes from the source {source!r} alone.")
+    if not sentences:
+        sentences.append("The evidence is spread over small differences.")
+    return Explanation(
+        kind=kind,
+        text=" ".join([*sentences, ADVICE[kind]]),
+        changes=tuple(changes),
+        novel_share=novel_share,
+        shares=shares,
+        source=source,
+        examples=_examples(measure, window, changes, novelty),
+    )
+
+
+def _changes(measure: Yardstick, window: Window) -> list[Change]:
+    """The statistics that moved, the largest move first; the sizes and the confidence among them."""
+    reference = measure.reference
+    like = matched(reference, window)
+    sizes = np.array([row.size for row in window.rows], dtype=float).prod(axis=1)
+    columns = {
+        name: (window.statistics[:, column], reference.statistics[like, column])
+        for column, name in enumerate(STATISTICS)
+    }
+    columns["pixels"] = (sizes, reference.sizes[like].astype(float).prod(axis=1))
+    columns["confidence"] = (window.confidence, reference.confidence[like])
+    adjusted = holm({name: kolmogorov_smirnov(*pair) for name, pair in columns.items()})
+    found = []
+    for name, (after, before) in columns.items():
+        spread = float(np.sqrt((before.var() + after.var()) / 2))
+        gap = float(after.mean() - before.mean())
+        effect = gap / spread if spread > 1e-9 else float(np.sign(gap)) * (10.0 if abs(gap) > 1e-6 else 0.0)
+        visible = VISIBLE.get(name, 0.05 * before.mean())
+        if adjusted[name] <= LEVEL and abs(effect) >= NOTICEABLE and abs(gap) >= visible:
+            found.append(Change(name, float(before.mean()), float(after.mean()), effect, adjusted[name]))
+    return sorted(found, key=lambda change: (change.name == "confidence", -abs(change.effect)))
+
+
+def _words(change: Change) -> str:
+    """The change as what the images are, or what the model does."""
+    more = change.after > change.before
+    percent = f"{abs(change.after / max(change.before, 1e-6) - 1):.0%}"
+    if change.name == "brightness":
+        return f"{percent} {'brighter' if more else 'darker'}"
+    if change.name == "contrast":
+        return f"{percent} {'richer' if more else 'poorer'} in contrast"
+    if change.name == "sharpness":
+        factor = 10 ** abs(change.after - change.before)
+        return (
+            f"{'sharper or noisier' if more else 'less sharp'} (edges {factor:.1f} times {_strength(more)})"
+        )
+    if change.name == "saturation":
+        return f"{'more' if more else 'less'} colourful (saturation {change.before:.2f} → {change.after:.2f})"
+    if change.name == "pixels":
+        return f"{'larger' if more else 'smaller'} ({change.before / 1e6:.2f} → {change.after / 1e6:.2f} megapixels)"
+    return (
+        f"the model's confidence {'rose' if more else 'fell'} from {change.before:.2f} to {change.after:.2f}"
+    )
+
+
+def _strength(more: bool) -> str:
+    return "stronger" if more else "weaker"
+
+
+def _sentence(changes: Sequence[Change]) -> str:
+    looks = [change.words for change in changes if change.name != "confidence"]
+    parts = []
+    if looks:
+        listed = looks[0] if len(looks) == 1 else ", ".join(looks[:-1]) + " and " + looks[-1]
+        parts.append(f"the images are {listed}")
+    parts += [change.words for change in changes if change.name == "confidence"]
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _shares(measure: Yardstick, window: Window) -> dict[str, tuple[float, float]]:
+    """Classes whose predicted share moved by five points or more, where the shares differ at all."""
+    reference = measure.reference
+    like = matched(reference, window)
+    before = [reference.predicted[index] for index in like]
+    rng = np.random.default_rng(len(window))
+    p = class_shares(window.labels, before, reference.classes, permutations=999, rng=rng)
+    if p > LEVEL:
+        return {}
+    moved = {}
+    for name in reference.classes:
+        was, now = before.count(name) / len(before), window.labels.count(name) / len(window)
+        if abs(now - was) >= 0.05:
+            moved[name] = (was, now)
+    return dict(sorted(moved.items(), key=lambda item: -abs(item[1][1] - item[1][0]))[:4])
+
+
+def _bad_source(measure: Yardstick, window: Window) -> str | None:
+    """The one source that differs where another one, of as many images at least, does not."""
+    by_source: dict[str, list[int]] = {}
+    for index, row in enumerate(window.rows):
+        by_source.setdefault(row.source, []).append(index)
+    judged = {name: indices for name, indices in by_source.items() if len(indices) >= MIN_SOURCE}
+    differing = {name for name, indices in judged.items() if _differs(measure, window.take(indices))}
+    return next(iter(differing)) if len(differing) == 1 and len(judged) > 1 else None
+
+
+def _differs(measure: Yardstick, window: Window) -> bool:
+    reference = measure.reference
+    like = matched(reference, window)
+    p_values = {
+        name: kolmogorov_smirnov(window.statistics[:, column], reference.statistics[like, column])
+        for column, name in enumerate(STATISTICS)
+    }
+    p_values["novelty"] = kolmogorov_smirnov(measure.novelty(window.embeddings), measure.calibration_novelty)
+    return min(holm(p_values).values()) <= LEVEL
+
+
+def _kind(
+    changes: Sequence[Change], novel_share: float, shares: dict[str, tuple[float, float]], source: str | None
+) -> Kind:
+    if source is not None:
+        return "source"
+    if any(abs(change.effect) >= LARGE and change.name != "confidence" for change in changes):
+        return "sensor"
+    if novel_share > 0.05:
+        return "content"
+    return "classes" if shares else "unclear"
+
+
+def _examples(
+    measure: Yardstick, window: Window, changes: Sequence[Change], novelty: np.ndarray
+) -> tuple[int, ...]:
+    """Indices of the images that say it most: furthest in the directions that moved, and strangest."""
+    score = _ranks(novelty)
+    for change in changes:
+        if change.name in STATISTICS:
+            values = window.statistics[:, STATISTICS.index(change.name)]
+            score = score + _ranks(values * np.sign(change.effect))
+    return tuple(int(index) for index in np.argsort(-score, kind="stable"))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable") / max(1, len(values) - 1)

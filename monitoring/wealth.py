@@ -1,0 +1,132 @@
+"""The bets on the events of ``monitoring.evidence``: one number a bet, moved image by image.
+
+State, so that a killed watch goes on where its last transaction stood. See ``monitoring.evidence`` for
+why the average is an e-process and what threshold it is held against.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from monitoring.evidence import BLOCK, BURST, FAMILIES, HEAD_START, ODDS, Event
+
+VERSION = 1
+
+
+@dataclass
+class Wealth:
+    """Log wealth of each (event, bet), averaged over starting times; natural logarithms.
+
+    Attributes:
+        seen: images so far.
+        wealth: (events, bets) log of the sum over starting times of prior weight times gain.
+        rest: prior weight of the starting times to come, a stake that lies still.
+        gain, onset: (events, bets) the best gain over all starting times, and how many images
+            were seen before it began: the estimate of when the event became too frequent.
+        counted: (position, embedding) of the last images that counted in full.
+    """
+
+    events: Sequence[Event]
+    seen: int = 0
+    rest: float = 1.0
+    wealth: np.ndarray = field(init=False)
+    gain: np.ndarray = field(init=False)
+    onset: np.ndarray = field(init=False)
+    counted: deque[tuple[int, np.ndarray]] = field(default_factory=lambda: deque(maxlen=BURST))
+    repeats: int = 0
+
+    def __post_init__(self) -> None:
+        shape = (len(self.events), len(ODDS))
+        self.wealth = np.full(shape, -np.inf)
+        self.gain = np.zeros(shape)
+        self.onset = np.zeros(shape, dtype=int)
+        chance = np.array([event.chance for event in self.events])[:, None]
+        odds = np.array(ODDS)[None, :]
+        # A chance of 1 is an event that can't be bet on.
+        certain = chance >= 1.0 - 1e-9
+        self._win = np.where(certain, 0.0, np.log((chance + odds * (1 - chance)) / np.maximum(chance, 1e-12)))
+        self._lose = np.where(certain, 0.0, np.log1p(-odds))
+        share = np.array([event.family for event in self.events])
+        weights = np.array([1.0 / (len(FAMILIES) * np.sum(share == event.family)) for event in self.events])
+        self._log_weight = np.log(weights)[:, None] - np.log(len(ODDS))
+
+    def step(self, happened: np.ndarray, embedding: np.ndarray, near: float) -> float:
+        """Take in one image; the log e-value after it.
+
+        An image within ``near`` of one of the last that counted can lower the wealth but not raise it:
+        twenty shots of one odd part are one piece of evidence. One in ``BURST`` counts again, so that a
+        camera which sends the same black frame for ever is seen.
+        """
+        log_e = np.where(happened[:, None], self._win, self._lose)
+        if self._repeats(embedding, near):
+            self.repeats += 1
+            log_e = np.minimum(log_e, 0.0)
+        else:
+            self.counted.append((self.seen, embedding))
+        if self.seen % BLOCK == 0:
+            weight = min(self.rest, prior(self.seen // BLOCK + 1))
+            self.rest -= weight
+            self.wealth = np.logaddexp(self.wealth, np.log(max(weight, 1e-300)))
+        self.wealth = self.wealth + log_e
+        fresh = self.gain <= 0.0
+        self.onset = np.where(fresh, self.seen, self.onset)
+        self.gain = np.maximum(self.gain, 0.0) + log_e
+        self.seen += 1
+        return self.log_e
+
+    def _repeats(self, embedding: np.ndarray, near: float) -> bool:
+        recent = [other for position, other in self.counted if self.seen - position < BURST]
+        return any(float(np.linalg.norm(embedding - other)) < near for other in recent)
+
+    @property
+    def log_e(self) -> float:
+        """Log of the average over families, events, bets and starting times."""
+        return float(np.logaddexp.reduce(self._log_by_bet().ravel()))
+
+    def _log_by_bet(self) -> np.ndarray:
+        return np.logaddexp(self.wealth, np.log(max(self.rest, 1e-300))) + self._log_weight
+
+    def by_event(self) -> np.ndarray:
+        """(events,) log of what each event adds to the e-value."""
+        return np.asarray(np.logaddexp.reduce(self._log_by_bet(), axis=1))
+
+    def began(self, event: int) -> int:
+        """How many images were seen before the event's strongest bet began to gain."""
+        return int(self.onset[event, int(np.argmax(self.gain[event]))])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "events": [
+                [event.statistic, event.direction, event.threshold, event.chance] for event in self.events
+            ],
+            "seen": self.seen,
+            "rest": self.rest,
+            "repeats": self.repeats,
+            "wealth": np.where(np.isfinite(self.wealth), self.wealth, -1e308).tolist(),
+            "gain": self.gain.tolist(),
+            "onset": self.onset.tolist(),
+            "counted": [[position, other.tolist()] for position, other in self.counted],
+        }
+
+    @classmethod
+    def from_dict(cls, events: Sequence[Event], raw: dict[str, Any]) -> "Wealth":
+        """What ``to_dict`` wrote; for other events than these (another code version) a fresh start."""
+        wealth = cls(events)
+        names = [[event.statistic, event.direction] for event in events]
+        if not raw or raw["version"] != VERSION or [entry[:2] for entry in raw["events"]] != names:
+            return wealth
+        wealth.seen, wealth.rest, wealth.repeats = raw["seen"], raw["rest"], raw["repeats"]
+        wealth.wealth, wealth.gain = np.array(raw["wealth"]), np.array(raw["gain"])
+        wealth.onset = np.array(raw["onset"], dtype=int)
+        wealth.counted.extend((position, np.array(other)) for position, other in raw["counted"])
+        return wealth
+
+
+def prior(block: int) -> float:
+    """Weight of the starting time ``block`` (1, 2, ...): slowly falling, and together at most 1."""
+    at = block + HEAD_START
+    return float(np.log(HEAD_START) / (at * np.log(at) ** 2))
