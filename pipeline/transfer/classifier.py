@@ -1,0 +1,35 @@
+"""The network that is trained and shipped: a backbone, one linear head, and what is frozen of it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from pipeline.backbone import features
+
+__all__ = ["Classifier"]
+
+
+class Classifier(nn.Module):
+    """Images [n, 3, H, W] to logits [n, classes] and the pooled features [n, width] that they come from."""
+
+    def __init__(self, backbone: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(width, classes)
+        self.still: list[nn.Module] = []
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embedding = features(self.backbone, pixels)
+        return self.head(embedding), embedding
+
+    def keep_still(self, modules: Sequence[nn.Module]) -> None:
+        """These modules stay in eval mode from now on, whatever ``train()`` says: their statistics are frozen."""
+        self.still = list(modules)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        for module in self.still:
+            module.eval()
+        return self
