@@ -48,6 +48,7 @@ def intraclass(values: np.ndarray, groups: np.ndarray) -> float:
     The one-way ANOVA estimate (Ridout, Demetrio and Firth 1999), clipped to [0, 1]. Where the values don't
     vary at all it can't be estimated and is 1: a group then counts as one image, the careful side.
     """
+    groups = np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(groups)
     n, count = len(values), len(sizes)
     if n == count:
@@ -90,6 +91,7 @@ def resample(statistics: np.ndarray, groups: np.ndarray, resamples: int, seed: i
     Every metric that is a function of sums over images (accuracy, F1, NLL, ECE over fixed bins) follows
     from these without touching the images again. Efron and Tibshirani 1993, by cluster.
     """
+    groups = np.unique(groups, return_inverse=True)[1]
     count = int(groups.max()) + 1
     by_group = np.zeros((count, statistics.shape[1]))
     np.add.at(by_group, groups, statistics)
