@@ -179,12 +179,15 @@ class Serve:
     workers: int = 1
     max_body_bytes: int = 10_485_760
     max_pixels: int = 50_000_000
+    max_in_flight: int = 64
     abstain_below: float = 0.0
     top_k: int = 5
 
     def __post_init__(self) -> None:
         _share("serve", abstain_below=self.abstain_below)
         _require(self.workers >= 1 and self.top_k >= 1, "serve.workers and serve.top_k must be at least 1")
+        _require(self.max_in_flight >= 1, "serve.max_in_flight must be at least 1")
+        _require(1 <= self.port <= 65_535, f"serve.port is {self.port}; it must lie between 1 and 65535")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,34 @@
+"""Counters at /metrics, summed over the workers by prometheus_client's multiprocess files."""
+
+import os
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# BentoML's own folder is shared, and emptied, by every server of one BENTOML_HOME: a release's sandbox
+# would wipe the counters of the service beside it. prometheus_client reads it when a metric is made.
+if folder := os.environ.get("VISIONLOOP_METRICS"):
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+
+REQUESTS = Counter("visionloop_requests", "Answers of /v1/predict by HTTP status", ["status"])
+SECONDS = Histogram(
+    "visionloop_request_seconds",
+    "From the first byte of a request to its answer, the log's flush included",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+ABSTENTIONS = Counter("visionloop_abstentions", "Answers below serve.abstain_below")
+PREDICTIONS = Counter("visionloop_predictions", "Answers by label", ["label"])
+LOG_ROWS = Counter(
+    "visionloop_log_rows",
+    "Rows of the prediction log: written, failed (disk), lost (no room to wait)",
+    ["outcome"],
+)
+MODEL = Gauge("visionloop_model_info", "1 for the bundle that answers", ["digest"], multiprocess_mode="max")
+LOSSY = Gauge(
+    "visionloop_log_lossy",
+    "1 where log.mode is lossy: answers may be missing from the log",
+    multiprocess_mode="max",
+)
+
+
+def count_rows(outcome: str, rows: int) -> None:
+    LOG_ROWS.labels(outcome).inc(rows)
