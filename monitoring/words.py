@@ -1,8 +1,34 @@
-"""Decisions as sentences with figures."""
+"""Decisions as sentences with figures, for the journal and for ``python -m monitoring status | why``."""
 
 from datetime import datetime
+from itertools import groupby
 
+from monitoring import label_queue
 from monitoring.drift import Decision
+from monitoring.journal import Episode, Journal, Step
+from pipeline.artifacts import Workspace
+from pipeline.registry import Registry
+
+MEANING = {
+    "no_champion": "Nothing to watch",
+    "insufficient_data": "Too few images to say",
+    "quiet": "No alarm",
+    "drift_open": "Alarm",
+    "drifting": "Still drifting",
+    "asked": "Labels asked",
+    "awaiting_labels": "No retrain: labels are awaited",
+    "labelled": "Labels came back",
+    "retrain": "Retrain",
+    "training": "No new retrain: one is under way",
+    "suppressed": "Nothing done, on purpose",
+    "verdict": "Verdict",
+    "promoted": "Episode closed, promoted",
+    "rejected": "Not promoted",
+    "failed": "The retrain broke",
+    "dismissed": "Episode dismissed",
+    "superseded": "Episode closed",
+    "report_failed": "The dashboard was not drawn",
+}
 
 
 def evidence_in_words(decision: Decision, since: datetime | None) -> str:
@@ -19,13 +45,73 @@ def evidence_in_words(decision: Decision, since: datetime | None) -> str:
 
 
 def _event(statistic: str, direction: str) -> str:
-    if direction in ("more", "less"):
-        return (
-            f"class {statistic!r} is predicted"
-            if direction == "more"
-            else f"class {statistic!r} is not predicted"
-        )
-    word = {"novelty": "distance to known images", "confidence": "the model's confidence"}.get(
-        statistic, statistic
-    )
-    return f"{word} is unusually {'high' if direction == 'up' else 'low'}"
+    if direction == "more":
+        return f"Class {statistic!r} is predicted"
+    if direction == "less":
+        return f"Another class than {statistic!r} is predicted"
+    word = {"novelty": "distance to known images", "confidence": "model confidence"}.get(statistic, statistic)
+    return f"Unusually {'high' if direction == 'up' else 'low'} {word}"
+
+
+def why(journal: Journal, last: int) -> str:
+    """The last decisions, newest first; wake-ups that said the same thing are one."""
+    # A reason's figures change from wake-up to wake-up; what it came to is what repeats.
+    runs = [list(run) for _, run in groupby(journal.steps(), key=lambda step: (step.decision, step.episode))]
+    if not runs:
+        return "The journal is empty: nothing was decided yet. Next: python -m flows.watch"
+    return "\n".join(_told(run) for run in reversed(runs[-last:]))
+
+
+def _told(run: list[Step]) -> str:
+    step = run[-1]
+    images = sum(one.images for one in run) if step.window else 0
+    often = f"{len(run)} times since {run[0].time:%Y-%m-%d %H:%M}" if len(run) > 1 else ""
+    seen = f"{images} images" if images else ""
+    notes = ", ".join(note for note in (often, seen) if note)
+    head = f"{step.time:%Y-%m-%d %H:%M} UTC  {MEANING.get(step.decision, step.decision)}"
+    reason = f"{step.reason[:1].upper()}{step.reason[1:]}".rstrip(".")
+    return f"{head}{f' ({notes})' if notes else ''}: {reason}."
+
+
+def status(workspace: Workspace, journal: Journal) -> str:
+    """The champion, the last windows, the open episode, and the next command."""
+    champion = Registry(workspace.registry).champion()
+    if champion is None:
+        return "There is no champion.\nNext: dvc repro, then python -m flows.release"
+    lines = [f"Champion  {champion.digest[:12]} since {champion.since[:16]} by {champion.by}: {champion.why}"]
+    steps = [step for step in journal.steps() if step.champion == champion.digest]
+    windows = [step for step in steps if step.window][-5:]
+    if windows:
+        lines.append("Windows   time              images  evidence  alarm at  decision")
+        lines += [_row(step) for step in windows]
+    waiting = steps[-1] if steps and not steps[-1].window else None
+    if waiting is not None:
+        lines.append(f"Last      {_told([waiting])}")
+    episode = journal.open_episode()
+    if episode is None:
+        return "\n".join([*lines, "Episode   none is open", "Next      python -m flows.watch"])
+    return "\n".join([*lines, *_episode(workspace, episode)])
+
+
+def _row(step: Step) -> str:
+    bar = step.detail.get("log10_threshold", float("nan"))
+    evidence = f"10^{step.log10_e:.1f}" if step.log10_e is not None else "-"
+    return f"          {step.time:%Y-%m-%d %H:%M}  {step.images:6d}  {evidence:>8}  {f'10^{bar:.1f}':>8}  {step.decision}"
+
+
+def _episode(workspace: Workspace, episode: Episode) -> list[str]:
+    asked, back = len(label_queue.items_of(workspace, episode.id)), label_queue.labels_of(workspace, episode)
+    return [
+        f"Episode   {episode.id}, {episode.state}, images since {episode.since:%Y-%m-%d %H:%M} UTC",
+        f"          {episode.why}",
+        f"Labels    {back} back, {asked} asked in {episode.queue or 'a queue that the next watch writes'}",
+        f"Next      {_next(episode)}",
+    ]
+
+
+def _next(episode: Episode) -> str:
+    if episode.state == "awaiting_labels":
+        return f"python -m monitoring label {episode.queue}/queue.csv, then python -m flows.watch --act"
+    if episode.state == "rejected":
+        return "python -m monitoring label <more>, or python -m monitoring dismiss --why <reason>"
+    return "python -m flows.watch"

@@ -1,0 +1,130 @@
+"""``python -m monitoring status | why | queue | label | dismiss``: what the watch did, and the labels back.
+
+The watch itself is woken by ``python -m flows.watch``.
+"""
+
+import argparse
+import getpass
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.artifacts import Workspace
+from pipeline.errors import StateError, VisionloopError
+
+HELP = {
+    "status": "the champion, the last windows, the open episode, and what to run next",
+    "why": "the last decisions in words: why it alarmed, asked, retrained, or did not",
+    "queue": "where the open episode's label queue lies and how to answer it",
+    "label": "take labels back: a queue's CSV, a folder of class folders, or Label Studio's JSON export",
+    "dismiss": "close the open episode: the drift needs no new model",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m monitoring", description=(__doc__ or "").split("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    commands = {verb: verbs.add_parser(verb, help=text, description=text) for verb, text in HELP.items()}
+    commands["why"].add_argument(
+        "--last", type=int, default=5, metavar="N", help="how many decisions (default 5)"
+    )
+    label = commands["label"]
+    label.add_argument("answers", type=Path, help="queue.csv, a folder <class>/<image>, or export.json")
+    label.add_argument(
+        "--domain", help="name of the images' domain; by default their source's or the episode's"
+    )
+    label.add_argument(
+        "--new-class", action="append", default=[], metavar="NAME", help="a class not seen before"
+    )
+    label.add_argument("--by", default=None, help="who labelled (default: the user's name)")
+    commands["dismiss"].add_argument("--why", required=True, help="for the journal")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; 0 when it did its work, 1 with the reason on standard error."""
+    options = _parser().parse_args(arguments)
+    verbs: dict[str, Callable[[Workspace, argparse.Namespace], str]] = {
+        "status": _status,
+        "why": _why,
+        "queue": _queue,
+        "label": _label,
+        "dismiss": _dismiss,
+    }
+    try:
+        print(verbs[options.verb](Workspace.here(), options))
+    except VisionloopError as error:
+        print(f"{options.verb}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of `... | head` has seen enough
+        sys.stderr.close()
+    return 0
+
+
+def _status(workspace: Workspace, _: argparse.Namespace) -> str:
+    from monitoring.journal import Journal
+    from monitoring.words import status
+
+    if not workspace.journal.exists():
+        return f"Nothing was watched yet: {workspace.journal} is not there.\nNext: python -m flows.watch"
+    with Journal(workspace.journal) as journal:
+        return status(workspace, journal)
+
+
+def _why(workspace: Workspace, options: argparse.Namespace) -> str:
+    from monitoring.journal import Journal
+    from monitoring.words import why
+
+    if not workspace.journal.exists():
+        return f"No decision was taken yet: {workspace.journal} is not there.\nNext: python -m flows.watch"
+    with Journal(workspace.journal) as journal:
+        return why(journal, max(1, options.last))
+
+
+def _queue(workspace: Workspace, _: argparse.Namespace) -> str:
+    from monitoring import label_queue
+    from monitoring.journal import Journal
+
+    with Journal(workspace.journal) as journal:
+        episode = journal.open_episode()
+    if episode is None:
+        return "No episode is open, so nothing is asked."
+    folder = label_queue.folder_of(workspace, episode.id)
+    readme = folder / "README.txt"
+    if not readme.exists():
+        raise StateError(f"the queue of episode {episode.id} is not written yet: run `python -m flows.watch`")
+    back = label_queue.labels_of(workspace, episode)
+    asked = len(label_queue.items_of(workspace, episode.id))
+    return f"{workspace.relative(folder)}: {asked} asked, {back} labels back.\n\n{readme.read_text(encoding='utf-8')}"
+
+
+def _label(workspace: Workspace, options: argparse.Namespace) -> str:
+    from monitoring.label_intake import take
+    from pipeline.params import Params
+
+    taken = take(
+        workspace,
+        Params.load(workspace.params),
+        options.answers,
+        by=options.by or getpass.getuser(),
+        now=datetime.now(UTC),
+        domain=options.domain,
+        new_classes=options.new_class,
+    )
+    return f"{taken.text}\nNext: python -m flows.watch --act"
+
+
+def _dismiss(workspace: Workspace, options: argparse.Namespace) -> str:
+    from monitoring.journal import Journal, dismiss
+
+    with Journal(workspace.journal) as journal:
+        episode = journal.open_episode()
+        if episode is None:
+            raise StateError("no episode is open, so there is nothing to dismiss")
+        dismiss(journal, episode.id, why=options.why, now=datetime.now(UTC))
+    return f"Episode {episode.id} is dismissed. The next alarm needs evidence of its own."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

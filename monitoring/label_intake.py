@@ -1,0 +1,321 @@
+"""Taking labels back: ``python -m monitoring label <csv, folder or Label Studio export>``.
+
+All or nothing: every answer is checked before the first is taken. What is taken is copied to
+``data/labelled/`` under its hash, appended to ``data/labels.csv`` with its split decided for good, and
+versioned with DVC. The new test images come from the random part of a queue alone; the same file a second
+time changes nothing.
+"""
+
+import contextlib
+import difflib
+import fcntl
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from monitoring import label_queue
+from monitoring.answers import Answer, read_answers
+from monitoring.journal import Episode, Journal, Step
+from monitoring.label_split import Newcomer, assign
+from monitoring.labels import Label, append_labels, read_labels
+from pipeline.artifacts import Workspace, atomic_path, read_json
+from pipeline.errors import DataError, ImageError, StateError
+from pipeline.images import EXTENSIONS, decode, dhash
+from pipeline.params import Params
+from pipeline.registry import Registry
+
+SHOWN = 10
+"""Problems that one message lists."""
+
+
+@dataclass
+class Taken:
+    """What came of one file of answers."""
+
+    domain: str = ""
+    episode: str | None = None
+    labels: list[Label] = field(default_factory=list)
+    empty: int = 0
+    known: int = 0
+    trained: int = 0
+    left_out: list[str] = field(default_factory=list)
+    versioned: str = ""
+
+    @property
+    def text(self) -> str:
+        """For people: what was taken, what not and why."""
+        splits = Counter(label.split for label in self.labels)
+        counted = ", ".join(f"{splits[name]} {name}" for name in ("train", "validation", "test"))
+        lines = [f"{len(self.labels)} labels taken for the domain {self.domain!r} ({counted})."]
+        if not self.labels:
+            lines = ["No new labels."]
+        notes = [
+            (self.empty, "left empty"),
+            (self.known, "already in data/labels.csv"),
+            (self.trained, "skipped: the image is in the data set already"),
+        ]
+        lines += [f"{count} {what}." for count, what in notes if count]
+        lines += [f"Left out: {reason}" for reason in self.left_out]
+        return "\n".join([*lines, self.versioned] if self.versioned else lines)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An answer's image, checked: its bytes are its id's."""
+
+    answer: Answer
+    path: Path
+    extension: str
+    dhash: str
+    random: bool
+    source: str
+
+
+def take(
+    workspace: Workspace,
+    params: Params,
+    given: Path,
+    *,
+    by: str,
+    now: datetime,
+    domain: str | None = None,
+    new_classes: Sequence[str] = (),
+) -> Taken:
+    """Check the answers in ``given`` and take them.
+
+    Raises:
+        DataError: an unknown class or image, an image with two labels, bytes that are not the id's, a
+            file that can't be read; nothing was taken then.
+        StateError: another intake is at work.
+    """
+    with _alone(workspace.home):
+        answers = read_answers(given)
+        taken = Taken(empty=sum(not answer.label for answer in answers))
+        existing = read_labels(workspace.labels)
+        answers = _one_each(answers, existing, _classes(workspace, existing), new_classes)
+        known = {label.image_id for label in existing}
+        taken.known = sum(answer.image_id in known for answer in answers)
+        answers = [answer for answer in answers if answer.image_id not in known]
+        trained = _in_data_set(workspace)
+        taken.trained = sum(answer.image_id in trained for answer in answers)
+        images = _images(workspace, params, [answer for answer in answers if answer.image_id not in trained])
+        episode = _episode(workspace)
+        taken.episode = episode.id if episode else None
+        taken.domain = domain or _domain(params, images, episode, existing)
+        _checked_domain(taken.domain)
+        _take(workspace, params, images, existing, taken, by=by, now=now)
+    return taken
+
+
+def _take(
+    workspace: Workspace,
+    params: Params,
+    images: list[_Image],
+    existing: list[Label],
+    taken: Taken,
+    *,
+    by: str,
+    now: datetime,
+) -> None:
+    newcomers = [Newcomer(image.answer.image_id, image.dhash, image.random) for image in images]
+    hashes = {label.image_id: _dhash_of(workspace, label) for label in existing}
+    splits, taken.left_out = assign(newcomers, existing, hashes, taken.domain, params)
+    for image in images:
+        image_id = image.answer.image_id
+        if image_id not in splits:
+            continue
+        target = workspace.labelled / image_id[:2] / f"{image_id}{image.extension}"
+        with atomic_path(target) as temporary:
+            shutil.copyfile(image.path, temporary)
+        split, group = splits[image_id]
+        path = workspace.relative(target)
+        who = image.answer.by or by
+        taken.labels.append(Label(image_id, path, image.answer.label, taken.domain, group, split, who, now))
+    if taken.labels:
+        append_labels(workspace.labels, taken.labels)
+    if taken.labels or taken.known:  # known ones too: a kill may have come before their versioning
+        taken.versioned = version(workspace)
+    if taken.labels:
+        with Journal(workspace.journal) as journal:
+            reason = taken.text.split("\n")[0]
+            step = Step(
+                time=now, decision="labelled", reason=reason, episode=taken.episode, images=len(taken.labels)
+            )
+            journal.record(step)
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "label.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError("labels are being taken by another process: run the command again") from error
+        yield
+
+
+def _classes(workspace: Workspace, existing: Sequence[Label]) -> list[str]:
+    """Every class that has a meaning here: the champion's, the data set's and those taken before."""
+    found = {label.label for label in existing}
+    champion = Registry(workspace.registry).champion()
+    if champion is not None:
+        bundle = Registry(workspace.registry).bundle_path(champion.digest) / "bundle.json"
+        found |= set(read_json(bundle)["classes"])
+    if workspace.manifest.exists():
+        found |= set(pq.read_table(workspace.manifest, columns=["label"])["label"].to_pylist())
+    return sorted(name for name in found if name)
+
+
+def _in_data_set(workspace: Workspace) -> set[str]:
+    """Ids of the images that the data set holds already."""
+    if not workspace.manifest.exists():
+        return set()
+    return set(pq.read_table(workspace.manifest, columns=["image_id"])["image_id"].to_pylist())
+
+
+def _one_each(
+    answers: Sequence[Answer], existing: Sequence[Label], classes: Sequence[str], new_classes: Sequence[str]
+) -> list[Answer]:
+    """One answer an image, its class a known one; all problems in one error."""
+    allowed = {*classes, *new_classes}
+    before = {label.image_id: label.label for label in existing}
+    problems: list[str] = []
+    found: dict[str, Answer] = {}
+    for answer in answers:
+        if not answer.label:
+            continue
+        label = _as_written(answer.label, allowed)
+        if label not in allowed:
+            near = difflib.get_close_matches(label, sorted(allowed), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(allowed))}."
+            problems.append(
+                f"{answer.where}: unknown class {label!r}; {hint} A new one: --new-class {label!r}"
+            )
+            continue
+        earlier = (
+            found[answer.image_id].label if answer.image_id in found else before.get(answer.image_id, label)
+        )
+        if earlier != label:
+            problems.append(
+                f"{answer.where}: {answer.image_id[:12]} is {label!r} here and {earlier!r} before"
+            )
+        found.setdefault(
+            answer.image_id, Answer(answer.where, answer.image_id, label, answer.file, answer.by)
+        )
+    _refuse(problems)
+    return list(found.values())
+
+
+def _as_written(label: str, allowed: set[str]) -> str:
+    """The queue writes "=a" as "'=a", so that no spreadsheet runs it; undo that where it was copied."""
+    return label[1:] if label.startswith("'") and label not in allowed and label[1:] in allowed else label
+
+
+def _images(workspace: Workspace, params: Params, answers: Sequence[Answer]) -> list[_Image]:
+    """Every answer's image, its bytes checked against its id; all problems in one error."""
+    asked = _asked(workspace)
+    problems: list[str] = []
+    found = []
+    for answer in answers:
+        folder, item = asked.get(answer.image_id, (None, None))
+        path = answer.file or (folder / item.file if folder and item else None)
+        if path is None:
+            problems.append(
+                f"{answer.where}: unknown image id {answer.image_id[:16]!r}; no queue asks for it"
+            )
+            continue
+        try:
+            data = path.read_bytes()
+            picture = decode(data, max_pixels=params.data.max_pixels, max_bytes=params.data.max_bytes)
+        except (OSError, ImageError) as error:
+            problems.append(f"{answer.where}: {path}: {error}")
+            continue
+        if hashlib.sha256(data).hexdigest() != answer.image_id:
+            problems.append(
+                f"{answer.where}: the bytes of {path} are not those of its id: it was edited or damaged"
+            )
+            continue
+        at_random = item is not None and item.random
+        source = item.source if item else ""
+        extension = EXTENSIONS[picture.format]
+        found.append(_Image(answer, path, extension, dhash(picture.image), at_random, source))
+    _refuse(problems)
+    return found
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        listed = "\n  ".join(problems[:SHOWN])
+        raise DataError(f"nothing was taken, {len(problems)} answers need a look:\n  {listed}{more}")
+
+
+def _asked(workspace: Workspace) -> dict[str, tuple[Path, label_queue.Item]]:
+    """Image id → (queue folder, item), over every queue that lies here."""
+    found: dict[str, tuple[Path, label_queue.Item]] = {}
+    for manifest in sorted(workspace.queue.glob("*/manifest.json")):
+        for item in label_queue.items_of(workspace, manifest.parent.name):
+            found.setdefault(item.image_id, (manifest.parent, item))
+    return found
+
+
+def _episode(workspace: Workspace) -> Episode | None:
+    if not workspace.journal.exists():
+        return None
+    with Journal(workspace.journal) as journal:
+        return journal.open_episode()
+
+
+def _domain(
+    params: Params, images: Sequence[_Image], episode: Episode | None, existing: Sequence[Label]
+) -> str:
+    """The one source that all images came from, if it names no domain yet; else one named after the episode."""
+    sources = {image.source for image in images}
+    taken = {source.domain for source in params.data.sources}
+    if len(sources) == 1:
+        source = sources.pop()
+        if source not in taken and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", source):
+            return source
+    if episode is not None:
+        return f"production-{episode.id[:8]}"
+    if not images:
+        return existing[-1].domain if existing else "production"
+    raise DataError("no episode is open that would name the images' domain: say --domain <name>")
+
+
+def _checked_domain(domain: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", domain):
+        raise DataError(f"the domain {domain!r} may hold letters, digits, '.', '_' and '-' only")
+
+
+def _dhash_of(workspace: Workspace, label: Label) -> str | None:
+    """Of an image taken earlier; None where it is not here (`dvc pull data/labelled.dvc` brings it)."""
+    with contextlib.suppress(OSError, ImageError):
+        return dhash(decode((workspace.root / label.path).read_bytes()).image)
+    return None
+
+
+def version(workspace: Workspace) -> str:
+    """`dvc add data/labelled` where the workspace is DVC's; what came of it, in a sentence."""
+    if not (workspace.root / ".dvc").is_dir():
+        return "The workspace is no DVC repository: data/labelled is not versioned."
+    beside = Path(sys.executable).with_name("dvc")
+    command = [str(beside) if beside.exists() else "dvc", "add", "--quiet", "data/labelled"]
+    try:
+        done = subprocess.run(command, cwd=workspace.root, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"The labels are taken, but dvc can't be started ({error}): run `dvc add data/labelled`."
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or done.stdout.strip()).split("\n")[-1]
+        return f"The labels are taken, but `dvc add data/labelled` failed ({reason}): run it again."
+    return "Versioned in data/labelled.dvc: commit it with data/labels.csv, and `dvc push`."
