@@ -85,14 +85,15 @@ async def _field(request: Request, body: bytes) -> bytes:
         raise Refusal(
             400, "broken_multipart", f"the multipart body can't be read: {error.message}"
         ) from error
-    found = form.get("image")
-    if not isinstance(found, UploadFile):
-        raise Refusal(
-            422, "missing_field", "multipart needs a file in the field `image`: curl -F image=@photo.jpg"
-        )
-    data = await found.read()
-    await form.close()
-    return data
+    try:
+        found = form.get("image")
+        if not isinstance(found, UploadFile):
+            raise Refusal(
+                422, "missing_field", "multipart needs a file in the field `image`: curl -F image=@photo.jpg"
+            )
+        return await found.read()
+    finally:
+        await form.close()
 
 
 def _too_large(limit: int) -> Refusal:
