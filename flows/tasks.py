@@ -1,6 +1,7 @@
-"""The tasks that flows share: one stage of dvc.yaml as one Prefect task."""
+"""The tasks that flows share: one stage of dvc.yaml, or one step of a release, as one Prefect task."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -10,6 +11,9 @@ from prefect.states import Completed, Failed, State
 from flows.pages import publish
 from flows.reproduce import Reproducer, StageError
 from pipeline.artifacts import Workspace
+from pipeline.errors import VisionloopError
+
+T = TypeVar("T")
 
 # A second attempt helps where the first was killed from outside: training goes on from its last checkpoint,
 # a scan starts over. A stage that ended by itself would only say the same again.
@@ -60,3 +64,24 @@ def run_stage(reproducer: Reproducer, stage: str, workspace: Workspace, *, force
         retry_delay_seconds=RETRY_SECONDS,
     )
     return named(reproducer, stage, workspace, force, return_state=True)
+
+
+@task(name="step", cache_policy=NO_CACHE, persist_result=False)
+def _step(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except VisionloopError as error:
+        return Failed(message=str(error), data=error)
+
+
+def step(name: str, work: Callable[[], T]) -> T:
+    """Do ``work`` as a task of the running flow: its time and log in the UI, its error without a traceback.
+
+    Raises:
+        VisionloopError: what ``work`` raised.
+    """
+    state = _step.with_options(name=name, task_run_name=name)(work, return_state=True)
+    result: Any = state.result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        raise result
+    return result

@@ -1,0 +1,212 @@
+"""Make the challenger champion, if the verdict says so: ``python -m flows.release``.
+
+    python -m flows.release                        # acts on PROMOTE, refuses anything else
+    python -m flows.release --approve "<why>"      # takes INSUFFICIENT_EVIDENCE upon yourself, on record
+
+The Bento is built and started in a sandbox, and real images are put to it; only when it answers as the
+bundle did offline does the champion pointer move. Releasing whoever is champion already does nothing.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed, Failed, State
+
+from flows import lineage
+from flows.pages import plain, verdict_page
+from flows.sandbox import ask, golden_images, sandbox
+from flows.server import command
+from flows.tasks import step
+from monitoring.journal import Journal, mark_promoted
+from pipeline.artifacts import Workspace, read_json, write_json
+from pipeline.bundle import verify
+from pipeline.errors import RefusedError, StateError, VisionloopError
+from pipeline.params import Params
+from pipeline.registry import Registry
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """What may be released: a bundle, the verdict about it, and the champion that it was judged against."""
+
+    digest: str
+    verdict: dict[str, Any]
+    champion: str | None
+    approved: dict[str, str] | None
+
+    @property
+    def is_champion(self) -> bool:
+        return self.digest == self.champion
+
+
+def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
+    """The challenger, if it may be released.
+
+    Args:
+        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
+
+    Raises:
+        RefusedError: the verdict is not PROMOTE (and not approved), or is about another bundle or champion.
+        IntegrityError: artifacts/bundle is damaged.
+    """
+    verdict = read_json(workspace.verdict)
+    digest = verify(workspace.bundle)
+    champion = Registry(workspace.registry).champion()
+    standing = champion.digest if champion else None
+    if verdict["challenger"] != digest:
+        raise RefusedError(
+            f"the verdict is about {str(verdict['challenger'])[:12]}, artifacts/bundle is {digest[:12]}: run "
+            "`python -m flows.retrain` (or `dvc repro`), so that what is judged is what ships"
+        )
+    if digest == standing:
+        return Challenger(digest, verdict, standing, None)
+    _check_decision(verdict, approve)
+    if verdict["champion"] != standing:
+        raise RefusedError(
+            f"the verdict compares with {_short(verdict['champion'])}, but the champion is {_short(standing)}: run "
+            "`python -m flows.retrain`, which judges against the champion of now"
+        )
+    insufficient = verdict["decision"] == "INSUFFICIENT_EVIDENCE"
+    approved = {"by": lineage.account(), "why": str(approve)} if insufficient else None
+    return Challenger(digest, verdict, standing, approved)
+
+
+def _check_decision(verdict: dict[str, Any], approve: str | None) -> None:
+    against = ", ".join(
+        f"{check['name']} ({check['outcome']})" for check in verdict["checks"] if check["outcome"] != "pass"
+    )
+    if verdict["decision"] == "REJECT":
+        raise RefusedError(
+            f"the verdict is REJECT: {against}. It is not released, with or without --approve: "
+            "reports/verdict.json says what would have to change"
+        )
+    if verdict["decision"] == "PROMOTE":
+        return
+    if verdict["decision"] != "INSUFFICIENT_EVIDENCE":
+        raise RefusedError(
+            f"reports/verdict.json says {verdict['decision']!r}, which is no decision: run `dvc repro gate`"
+        )
+    broken = [
+        c["name"] for c in verdict["checks"] if c["name"].startswith("integrity") and c["outcome"] != "pass"
+    ]
+    if broken:
+        raise RefusedError(
+            f"{', '.join(broken)} did not pass, which --approve does not cover: run `dvc repro`"
+        )
+    if approve is None or not approve.strip():
+        raise RefusedError(
+            f"the verdict is INSUFFICIENT_EVIDENCE: {against}. Collect more test images, or take it upon "
+            'yourself with `python -m flows.release --approve "<why>"`, which is put on record'
+        )
+
+
+@flow(name="release", persist_result=False)
+def release(why: str = "released on demand", approve: str | None = None) -> State:
+    """Build, try and promote the challenger of reports/verdict.json; Failed, in plain words, if it may not be.
+
+    Args:
+        why: the reason, for the registry's history and the release's record.
+        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
+    """
+    workspace = Workspace.here()
+    try:
+        params = Params.load(workspace.params)
+        challenger = step("examine", lambda: examine(workspace, approve))
+        if challenger.is_champion:
+            _close_episode(workspace, challenger.digest)
+            return Completed(message=f"{challenger.digest[:12]} is the champion already: nothing to do")
+        return _release(
+            workspace, params, challenger, challenger.approved["why"] if challenger.approved else why
+        )
+    except VisionloopError as error:
+        return Failed(message=str(error))
+
+
+def _release(workspace: Workspace, params: Params, challenger: Challenger, why: str) -> State:
+    logger = get_run_logger()
+    digest, registry, store = challenger.digest, Registry(workspace.registry), workspace.home / "bentoml"
+    golden = step("golden images", lambda: golden_images(workspace, params))
+    step("register", lambda: registry.add(workspace.bundle))
+    bento = step("build", lambda: _build(workspace, params))
+    logger.info("built %s", bento)
+    settings = params.release
+
+    def try_out() -> float:
+        with sandbox(bento, store, seconds=settings.sandbox_timeout_seconds) as url:
+            return ask(url, golden, digest=digest, limit=settings.max_golden_error)
+
+    worst = step("sandbox", try_out)
+    logger.info("%d golden images answered as offline, largest difference %.2g", len(golden), worst)
+    by = lineage.account()
+    tried = {"images": len(golden), "largest_error": worst}
+    # Before the pointer moves: whoever is champion has a record of where it came from.
+    target = lineage.record(
+        workspace, challenger.verdict, bento=bento, sandbox=tried, by=by, why=why,
+        approved=challenger.approved, before=challenger.champion,
+    )  # fmt: skip
+    step("promote", lambda: registry.promote(digest, by=by, why=why, expect=challenger.champion))
+    _close_episode(workspace, digest)
+    if settings.git_commit:
+        _commit(workspace, digest, target)
+    message = f"{digest[:12]} is champion: {bento}"
+    page = f"# {plain(message)}\n\n{plain(why)}\n\n{verdict_page(challenger.verdict)}"
+    create_markdown_artifact(markdown=page, key="release", description=plain(message))
+    return Completed(message=message)
+
+
+def _build(workspace: Workspace, params: Params) -> str:
+    from services.bento import build
+
+    return build(workspace.bundle, workspace, params)
+
+
+def _close_episode(workspace: Workspace, digest: str) -> None:
+    """The drift episode that this challenger was trained for has its answer."""
+    if not workspace.journal.exists():
+        return
+    with Journal(workspace.journal) as journal:
+        episode = journal.open_episode()
+        if episode is not None and (episode.state == "training" or episode.challenger == digest):
+            mark_promoted(journal, episode.id, challenger=digest, now=datetime.now(UTC))
+
+
+def _commit(workspace: Workspace, digest: str, target: Path) -> None:
+    """A release stands without its commit: what keeps git from it is said, not raised."""
+    try:
+        done = lineage.commit(workspace, digest)
+    except StateError as error:
+        get_run_logger().warning("%s", error)
+        return
+    write_json(target, read_json(target) | {"git": done})
+    get_run_logger().info("committed dvc.lock and tagged it %s", done["tag"])
+
+
+def _short(digest: object) -> str:
+    return digest[:12] if isinstance(digest, str) else "nobody"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.release", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--why", default="released on demand", help="kept in the registry's history")
+    parser.add_argument(
+        "--approve", metavar="WHY", help="release on INSUFFICIENT_EVIDENCE, with you and WHY on record"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        examine(Workspace.here(), options.approve)  # a refusal needs no server to wait for
+    except VisionloopError as error:
+        print(f"release: {error}", file=sys.stderr)
+        return 1
+    return command(lambda: 0 if release(**vars(options), return_state=True).is_completed() else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Wake up, look at the log, decide, and say so: ``python -m flows.watch``.
+
+    python -m flows.watch           # the decision goes into the journal, and out as an event
+    python -m flows.watch --act     # and where it is `retrain`: retrain, and release on PROMOTE, here and now
+
+Deployed, it runs every 15 minutes and only tells: the event ``visionloop.retrain.requested`` starts the
+deployment ``retrain`` (``python -m flows.automation`` makes the automation). Either way the retrain reads
+the episode's state again, so a second event, or a second ``--act``, does nothing.
+"""
+
+import argparse
+import base64
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.events import emit_event
+from prefect.states import Completed, Failed, State
+
+from flows.automation import DRIFT_OPENED, RETRAIN_REQUESTED
+from flows.pages import plain
+from flows.server import command
+from flows.tasks import step
+from monitoring.watch import Outcome, wake
+from pipeline.artifacts import Workspace
+from pipeline.errors import VisionloopError
+from pipeline.params import Params
+
+
+@flow(name="watch", persist_result=False)
+def watch(act: bool = False) -> State:
+    """Look at what the log holds since the last wake-up.
+
+    Args:
+        act: where the decision is `retrain`, do it here, instead of asking for it by an event.
+    """
+    logger = get_run_logger()
+    workspace = Workspace.here()
+    try:
+        params = Params.load(workspace.params)
+        outcome = step("wake", lambda: wake(workspace, params, now=datetime.now(UTC)))
+    except VisionloopError as error:
+        return Failed(message=str(error))
+    logger.info("%s: %s", outcome.decision, outcome.reason)
+    if outcome.report_error is not None:
+        logger.warning("the dashboard was not drawn: %s", outcome.report_error)
+    create_markdown_artifact(markdown=_page(outcome), key="watch", description=plain(outcome.decision))
+    if outcome.decision == "drift_open" and (sheet := _sheet(outcome)) is not None:
+        # A page from http:// may not open file://, so the picture itself goes along.
+        picture = base64.b64encode(sheet.read_bytes()).decode("ascii")
+        create_image_artifact(image_url=f"data:image/png;base64,{picture}", key="contact-sheet")
+    if outcome.retrain and act and outcome.episode is not None:
+        from flows.retrain import retrain  # which is seldom
+
+        return retrain(reason=outcome.reason, episode=outcome.episode.id, release=True, return_state=True)
+    _tell(outcome)
+    return Completed(message=f"{outcome.decision}: {outcome.reason}")
+
+
+def _page(outcome: Outcome) -> str:
+    """What changed, in words, and where the rest lies."""
+    lines = [f"# {plain(outcome.decision)}", "", plain(outcome.reason), ""]
+    lines += [f"- {name}: {plain(value)}" for name, value in _details(outcome) if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _details(outcome: Outcome) -> list[tuple[str, object]]:
+    episode, sheet = outcome.episode, _sheet(outcome)
+    return [
+        ("Champion", outcome.champion and outcome.champion[:12]),
+        ("New windows", len(outcome.windows)),
+        ("Episode", episode and f"{episode.id} ({episode.state})"),
+        ("What changed", outcome.explanation),
+        ("Pictures, production beside held-out images", sheet),
+        ("Label queue", outcome.queue),
+    ]
+
+
+def _sheet(outcome: Outcome) -> Path | None:
+    """The episode's contact sheet, where there is one."""
+    sheet = outcome.evidence and outcome.evidence / "contact-sheet.png"
+    return sheet if sheet and sheet.is_file() else None
+
+
+def _tell(outcome: Outcome) -> None:
+    """One event for what others may act on; without a server to take it, nothing happens."""
+    name = {"drift_open": DRIFT_OPENED, "retrain": RETRAIN_REQUESTED}.get(outcome.decision)
+    if name is None or outcome.episode is None:
+        return
+    payload = {
+        "episode": outcome.episode.id,
+        "reason": outcome.reason,
+        "explanation": outcome.explanation or "",
+    }
+    resource = {"prefect.resource.id": f"visionloop.champion.{outcome.champion}"}
+    emit_event(event=name, resource=resource, payload=payload)
+    get_run_logger().info("sent the event %s for episode %s", name, outcome.episode.id)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.watch", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--act", action="store_true", help="retrain (and release on PROMOTE) where that is decided"
+    )
+    options = parser.parse_args(arguments)
+    return command(lambda: 0 if watch(act=options.act, return_state=True).is_completed() else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
