@@ -61,7 +61,6 @@ def measure(classifier: Classifier, side: int, device: str) -> Cost:
     return Cost(forward / speed, (forward + backward) / speed)
 
 
-def epochs_within(budget: float, cost: Cost, trained: int, validated: int) -> int:
-    """How many epochs over so many images fit into ``budget`` nominal seconds; 0 when not even one does."""
-    one = cost.train * trained + cost.forward * validated
-    return min(MOST_EPOCHS, int(budget / one))
+def epochs_within(budget: float, epoch: float) -> int:
+    """How many epochs of so many nominal seconds fit into ``budget``; 0 when not even one does."""
+    return min(MOST_EPOCHS, int(budget / epoch))

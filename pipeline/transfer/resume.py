@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.artifacts import atomic_path, digest_file, write_json
+from pipeline.artifacts import atomic_path, digest_file, digest_json, write_json
 
-__all__ = ["State", "pack_optimizer", "unpack_optimizer"]
+__all__ = ["State", "forget", "pack_optimizer", "source_digest", "unpack_optimizer"]
 
 Tensors = dict[str, torch.Tensor]
 
@@ -53,9 +53,10 @@ class State:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return None
 
-    def remove(self) -> None:
-        """The training is done: its state goes, and with it what others left that were never resumed."""
-        shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+def forget(home: Path) -> None:
+    """Training is done: its state goes, and with it what earlier killed runs left that were never resumed."""
+    shutil.rmtree(home / "train", ignore_errors=True)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> Tensors:
@@ -76,3 +77,9 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, names: dict[int, str], te
             for key, value in found.items():
                 place = "cpu" if key == "step" else parameter.device
                 optimizer.state[parameter][key] = value.to(place)
+
+
+def source_digest() -> str:
+    """sha256 over this package's code: a state of other code is not resumed."""
+    digests = [digest_file(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return digest_json(digests)

@@ -1,0 +1,41 @@
+"""Where training runs and in which precision, and what keeps its results the same each time."""
+
+import os
+
+import torch
+
+from pipeline.errors import ParamsError
+
+__all__ = ["deterministic", "pick_device", "use_bfloat16"]
+
+
+def deterministic(seed: int) -> None:
+    """Seed torch and keep it to deterministic algorithms; where it has none, it warns."""
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # else cuBLAS may sum in another order each time
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(seed)
+
+
+def pick_device(asked: str) -> str:
+    """cpu or cuda for ``train.device``.
+
+    Raises:
+        ParamsError: a GPU was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if asked == "auto":
+        return "cuda" if available else "cpu"
+    if asked.startswith("cuda") and not available:
+        raise ParamsError(
+            f"train.device is {asked}, but torch {torch.__version__} sees no GPU here: set it to auto"
+        )
+    return asked
+
+
+def use_bfloat16(asked: str, device: str) -> bool:
+    """auto takes bfloat16 on GPUs made for it; on CPUs float32, whose speed and result don't depend on the model of CPU."""
+    if asked == "auto":
+        return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return asked == "bfloat16"
