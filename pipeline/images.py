@@ -85,8 +85,8 @@ def decode(data: bytes, *, max_pixels: int = 50_000_000, max_bytes: int = 52_428
     try:
         stored.load()
         image = _rgb(stored)
-    except Exception as error:  # each of Pillow's plugins raises its own kinds for damaged data
-        raise _load_error(data, name, error) from error
+    except Exception as error:  # each plugin raises its own kinds
+        raise _error(data, name, error, "damaged") from error
     if turn is not None:
         image = image.transpose(turn)
     return Decoded(image, image.width, image.height, mode, name)
@@ -114,10 +114,8 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         stored = plugin(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise ImageError("too_many_pixels", f"over the limit of {max_pixels:,} pixels ({error})") from error
-    except (
-        Exception
-    ) as error:  # SyntaxError, ValueError, OSError, zlib.error, ...: whatever the plugin raises
-        raise ImageError("broken_header", f"its header can't be read ({_words(error)})") from error
+    except Exception as error:  # each plugin raises its own kinds
+        raise _error(data, plugin.format or "", error, "broken_header") from error
     _check_pixels(*stored.size, max_pixels)
     return stored
 
@@ -149,8 +147,7 @@ def _orientation(stored: ImageFile.ImageFile) -> int:
     Read here, not with ``getexif``, which parses the whole block and warns about or dies of its defects.
     """
     if isinstance(stored, TiffImagePlugin.TiffImageFile):
-        value = stored.tag_v2.get(_ORIENTATION, 1)
-        return value if isinstance(value, int) else 1
+        return 1  # Pillow turns a TIFF itself when it is loaded
     block = stored.info.get("exif", b"")
     if not isinstance(block, bytes):
         return 1
@@ -180,15 +177,22 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _load_error(data: bytes, name: str, error: Exception) -> ImageError:
+def _error(data: bytes, name: str, error: Exception, otherwise: str) -> ImageError:
+    """``truncated`` where the data end too early, else ``otherwise``."""
     cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
     if name == "WEBP":
         cut = len(data) < int.from_bytes(data[4:8], "little") + 8
     elif name == "PNG":
         cut = cut or b"IEND" not in data[-16:]
+    what = (
+        "ends too early"
+        if cut
+        else "has a header that can't be read"
+        if otherwise == "broken_header"
+        else "is damaged"
+    )
     return ImageError(
-        "truncated" if cut else "damaged",
-        f"{name} of {len(data):,} bytes {'ends too early' if cut else 'is damaged'} ({_words(error)})",
+        "truncated" if cut else otherwise, f"{name} of {len(data):,} bytes {what} ({_words(error)})"
     )
 
 
