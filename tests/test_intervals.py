@@ -1,0 +1,134 @@
+"""Intervals and exact tests: known values, and coverage where images come in groups."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+
+from pipeline.intervals import (
+    binomial_below,
+    codes,
+    effective_size,
+    holm,
+    intraclass,
+    paired_interval,
+    percentile,
+    proportion,
+    resample,
+    sign_flip,
+    tango,
+    wilson,
+)
+
+
+def test_wilson_has_the_published_values() -> None:
+    # Newcombe 1998, table I: 81 of 263 and 15 of 148
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson(0, 20)[0] == 0
+    assert wilson(20, 20) == (pytest.approx(0.8389, abs=5e-5), 1.0)
+    assert wilson(0, 0) == (0, 1)
+
+
+@pytest.mark.parametrize(("wins", "losses", "n"), [(12, 2, 50), (0, 1, 44), (3, 9, 400)])
+def test_tango_inverts_the_score_test(wins: int, losses: int, n: int) -> None:
+    """At each end, the score statistic with the most likely nuisance share (by search) is 1.96."""
+    for delta, sign in zip(tango(wins, losses, n), (1, -1), strict=True):
+        share = np.linspace(max(0.0, -delta) + 1e-7, (1 - delta) / 2 - 1e-7, 400_001)
+        likelihood = wins * np.log(share + delta) + (n - wins - losses) * np.log(1 - 2 * share - delta)
+        best = share[np.argmax(likelihood + losses * np.log(share))]
+        score = (wins - losses - n * delta) / math.sqrt(n * (2 * best + delta * (1 - delta)))
+        assert score == pytest.approx(sign * 1.96, abs=0.01)
+
+
+def test_agreement_in_thirty_images_is_no_proof() -> None:
+    low, high = tango(0, 0, 30)
+    assert low == pytest.approx(-(1.96**2) / (30 + 1.96**2), abs=1e-3)
+    assert high == pytest.approx(-low, abs=1e-6)
+
+
+def test_copies_count_as_one_image() -> None:
+    groups = np.repeat(np.arange(20), 5)
+    copies = np.repeat(np.arange(20) % 4 > 0, 5)
+    assert intraclass(copies.astype(float), groups) == pytest.approx(1)
+    assert effective_size(groups, 1.0) == pytest.approx(20)
+    assert proportion(copies, groups) == pytest.approx(wilson(15, 20))
+    assert proportion(copies, np.arange(100)) == pytest.approx(wilson(75, 100))
+
+
+def test_no_variation_is_no_proof_of_independence() -> None:
+    groups = np.repeat(np.arange(5), 4)
+    assert proportion(np.ones(20, dtype=bool), groups) == pytest.approx(wilson(5, 5))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5])
+def test_intervals_of_grouped_images_cover_the_truth(correlation: float) -> None:
+    generator = np.random.default_rng(0)
+    truth, hits, naive = 0.85, 0, 0
+    for _ in range(400):
+        groups = np.repeat(np.arange(40), generator.integers(1, 8, 40))
+        chance = np.full(40, truth)
+        if correlation:
+            spread = (1 - correlation) / correlation
+            chance = generator.beta(truth * spread, (1 - truth) * spread, 40)
+        right = generator.random(len(groups)) < chance[groups]
+        low, high = proportion(right, groups)
+        hits += low <= truth <= high
+        low, high = wilson(right.sum(), len(right))
+        naive += low <= truth <= high
+    assert 0.92 <= hits / 400 <= 0.99
+    if correlation:
+        assert naive / 400 < 0.85
+
+
+def test_resampling_draws_whole_groups_and_agrees_with_theory() -> None:
+    values = np.array([0.0, 1.0] * 200)[:, None]
+    sums = resample(np.concatenate([values, np.ones((400, 1))], axis=1), np.arange(400), 2000, seed=0)
+    means = sums[:, 0] / sums[:, 1]
+    assert means.std() == pytest.approx(math.sqrt(0.25 / 400), rel=0.06)
+    assert np.array_equal(
+        sums, resample(np.concatenate([values, np.ones((400, 1))], axis=1), np.arange(400), 2000, 0)
+    )
+    paired = resample(values, np.arange(400) // 2, 100, seed=0)  # each group holds one right and one wrong
+    assert set(paired[:, 0]) == {200.0}
+
+
+def test_paired_interval_covers_both_ways() -> None:
+    generator = np.random.default_rng(1)
+    covered = 0
+    for seed in range(200):
+        difference = generator.choice([1.0, -1.0, 0.0], p=[0.04, 0.07, 0.89], size=200)
+        low, high = paired_interval(difference, np.arange(200), 300, seed)
+        covered += low <= -0.03 <= high
+    assert covered >= 184
+
+
+def test_sign_flip_is_mcnemar_for_single_images_and_exact_for_groups() -> None:
+    difference = np.array([-1.0] * 6 + [1.0] * 1 + [0.0] * 30)
+    assert sign_flip(difference, np.arange(37)) == pytest.approx(8 / 2**7)  # P(at most 1 of 7)
+    # Six losses of one part are one loss.
+    assert sign_flip(
+        np.array([-1.0] * 6 + [0.0] * 30), np.array([0] * 6 + list(range(1, 31)))
+    ) == pytest.approx(0.5)
+    net, sizes = np.array([-3, -2, 1, 2]), [3, 2, 1, 2]
+    flips = [
+        sum(s * size for s, size in zip(signs, sizes, strict=True)) for signs in product((-1, 1), repeat=4)
+    ]
+    rows = np.repeat(np.arange(4), np.abs(net))
+    expected = np.mean([total <= net.sum() for total in flips])
+    assert sign_flip(np.sign(net)[rows].astype(float), rows) == pytest.approx(expected)
+    assert sign_flip(np.zeros(5), np.arange(5)) == 1.0
+
+
+def test_binomial_tail_and_holm() -> None:
+    exact = sum(math.comb(20, k) * 0.5**20 for k in range(6))
+    assert binomial_below(5, 20, 0.5) == pytest.approx(exact)
+    assert binomial_below(20, 20, 0.5) == 1
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_percentile_and_codes() -> None:
+    assert percentile(np.arange(101.0)) == pytest.approx((2.5, 97.5))
+    assert codes(["b", "a", "b"]).tolist() == [1, 0, 1]
