@@ -68,8 +68,9 @@ def _section(title: str, tiles: Sequence[tuple[Image.Image, str]]) -> Image.Imag
     pen.text((GAP, 8), title, fill="black", font=font)
     for place, (picture, label) in enumerate(tiles):
         x, y = GAP + (place % COLUMNS) * (TILE + GAP), 2 * LINE + (place // COLUMNS) * (TILE + LINE + GAP)
-        small = picture.copy()
-        small.thumbnail((TILE, TILE))
+        scale = TILE / max(picture.size)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        small = picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
         canvas.paste(small, (x + (TILE - small.width) // 2, y + (TILE - small.height) // 2))
         pen.text((x, y + TILE + 1), label[:18], fill="#444444", font=font)
     return canvas

@@ -19,6 +19,8 @@ NOTICEABLE = 0.4
 LARGE = 0.8
 VISIBLE = {"brightness": 0.02, "contrast": 0.01, "sharpness": 0.08, "saturation": 0.03, "confidence": 0.03}
 """Differences that a person would see: below them a statistic is not mentioned, however sure the move."""
+MANY = 0.1
+"""Share of strange images (one in a hundred is usual) from which novelty is worth a word."""
 MIN_SOURCE = 8
 """Images of one source under which nothing is said about it."""
 
@@ -76,7 +78,7 @@ def explain(measure: Yardstick, window: Window) -> Explanation:
     source = _bad_source(measure, window)
     kind = _kind(changes, novel_share, shares, source)
     sentences = [_sentence(changes)] if changes else []
-    if novel_share > 0.05:
+    if novel_share >= MANY:
         sentences.append(f"{novel_share:.0%} of the images are stranger than 99 % of the held-out ones.")
     if shares:
         moved = ", ".join(f"{name} {was:.0%} → {now:.0%}" for name, (was, now) in shares.items())
@@ -201,7 +203,7 @@ def _kind(
         return "source"
     if any(abs(change.effect) >= LARGE and change.name != "confidence" for change in changes):
         return "sensor"
-    if novel_share > 0.05:
+    if novel_share >= MANY:
         return "content"
     return "classes" if shares else "unclear"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from monitoring import contact_sheet, label_queue
+from monitoring import contact_sheet, dashboard, label_queue
 from monitoring.drift import Decision
 from monitoring.journal import Episode, Journal, Step, mark_promoted, supersede
 from monitoring.policy import Action, Situation, decide
@@ -84,7 +84,7 @@ def wake(workspace: Workspace, params: Params, *, now: datetime, draw: bool = Tr
                 return Outcome(decision="no_champion", reason=reason)
             stream = Stream.of(workspace, params, champion, journal)
             outcome = _Wake(stream, journal, now).run()
-            return _drawn(outcome, stream, journal, now) if draw and outcome.windows else outcome
+            return _drawn(outcome, stream, journal, now) if draw else outcome
 
 
 @contextlib.contextmanager
@@ -160,7 +160,8 @@ class _Wake:
             images=len(window),
             statistic=decision.statistic,
             log10_e=decision.log10_e,
-            detail=decision.to_dict() | {"dropped": self.stream.log.dropped},
+            detail=decision.to_dict()
+            | {"first": window.rows[0].time.isoformat(), "dropped": self.stream.log.dropped},
         )
         with self.journal.transaction():
             if kind == "drift_open":
@@ -294,4 +295,11 @@ class _Wake:
 
 
 def _drawn(outcome: Outcome, stream: Stream, journal: Journal, now: datetime) -> Outcome:
+    """Add what is new to the dashboard; the decision stands whether that works or not."""
+    try:
+        dashboard.draw(stream, [step for step in journal.steps() if step.champion == stream.champion])
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        journal.record(Step(time=now, decision="report_failed", reason=reason, champion=stream.champion))
+        return replace(outcome, report_error=reason)
     return outcome

@@ -90,7 +90,7 @@ def status(workspace: Workspace, journal: Journal) -> str:
     episode = journal.open_episode()
     if episode is None:
         return "\n".join([*lines, "Episode   none is open", "Next      python -m flows.watch"])
-    return "\n".join([*lines, *_episode(workspace, episode)])
+    return "\n".join([*lines, *_episode(workspace, journal, episode)])
 
 
 def _row(step: Step) -> str:
@@ -99,17 +99,19 @@ def _row(step: Step) -> str:
     return f"          {step.time:%Y-%m-%d %H:%M}  {step.images:6d}  {evidence:>8}  {f'10^{bar:.1f}':>8}  {step.decision}"
 
 
-def _episode(workspace: Workspace, episode: Episode) -> list[str]:
+def _episode(workspace: Workspace, journal: Journal, episode: Episode) -> list[str]:
     asked, back = len(label_queue.items_of(workspace, episode.id)), label_queue.labels_of(workspace, episode)
     return [
         f"Episode   {episode.id}, {episode.state}, images since {episode.since:%Y-%m-%d %H:%M} UTC",
         f"          {episode.why}",
         f"Labels    {back} back, {asked} asked in {episode.queue or 'a queue that the next watch writes'}",
-        f"Next      {_next(episode)}",
+        f"Next      {_next(episode, journal.steps(1)[0].decision)}",
     ]
 
 
-def _next(episode: Episode) -> str:
+def _next(episode: Episode, decision: str) -> str:
+    if decision in ("retrain", "labelled"):
+        return "python -m flows.watch --act"
     if episode.state == "awaiting_labels":
         return f"python -m monitoring label {episode.queue}/queue.csv, then python -m flows.watch --act"
     if episode.state == "rejected":
