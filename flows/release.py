@@ -30,6 +30,8 @@ from pipeline.errors import RefusedError, StateError, VisionloopError
 from pipeline.params import Params
 from pipeline.registry import Registry
 
+_ALREADY = "{} is the champion already: nothing to do"
+
 
 @dataclass(frozen=True)
 class Challenger:
@@ -120,7 +122,7 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
         challenger = step("examine", lambda: examine(workspace, approve))
         if challenger.is_champion:
             _close_episode(workspace, challenger.digest)
-            return Completed(message=f"{challenger.digest[:12]} is the champion already: nothing to do")
+            return Completed(message=_ALREADY.format(challenger.digest[:12]))
         return _release(
             workspace, params, challenger, challenger.approved["why"] if challenger.approved else why
         )
@@ -200,8 +202,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--approve", metavar="WHY", help="release on INSUFFICIENT_EVIDENCE, with you and WHY on record"
     )
     options = parser.parse_args(arguments)
-    try:
-        examine(Workspace.here(), options.approve)  # a refusal needs no server to wait for
+    workspace = Workspace.here()
+    try:  # neither a refusal nor a release that is done already has a server to wait for
+        challenger = examine(workspace, options.approve)
+        if challenger.is_champion:
+            _close_episode(workspace, challenger.digest)
+            print(_ALREADY.format(challenger.digest[:12]))
+            return 0
     except VisionloopError as error:
         print(f"release: {error}", file=sys.stderr)
         return 1

@@ -23,7 +23,7 @@ from flows.release import release as release_flow
 from flows.reproduce import reproducer
 from flows.server import command
 from flows.tasks import run_stage
-from monitoring.journal import Journal, Step, mark_failed, mark_rejected, mark_retrain_started
+from monitoring.journal import Episode, Journal, Step, mark_failed, mark_rejected, mark_retrain_started
 from pipeline.artifacts import Workspace, read_json
 from pipeline.errors import VisionloopError
 from pipeline.params import Params
@@ -100,10 +100,20 @@ def _begun(workspace: Workspace, episode: str, cooldown_hours: float) -> bool:
     with Journal(workspace.journal) as journal, journal.transaction():
         known = journal.episode(episode)
         labels = labels_of(workspace, known)
-        started = known.retrain_started
-        if known.state == "training" and started and now - started > timedelta(hours=cooldown_hours):
+        if not _waits(known, labels, now, timedelta(hours=cooldown_hours)):
+            return False
+        if known.state == "training":
             mark_failed(journal, episode, why="it left no outcome (was it killed?)", now=now)
         return mark_retrain_started(journal, episode, now=now, labels=labels)
+
+
+def _waits(episode: Episode, labels: int, now: datetime, cooldown: timedelta) -> bool:
+    """Is there something to do that the retrain before, if there was one, has not done?"""
+    if episode.state == "rejected":
+        return labels > episode.labels_used
+    if episode.state in ("failed", "training"):
+        return episode.retrain_started is None or now - episode.retrain_started >= cooldown
+    return episode.state == "awaiting_labels"
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.prefect_server import prefect_server  # noqa: F401  (one server for all tests that need one)
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
