@@ -114,16 +114,23 @@ class Wealth:
 
     @classmethod
     def from_dict(cls, events: Sequence[Event], raw: dict[str, Any]) -> "Wealth":
-        """What ``to_dict`` wrote; for other events than these (another code version) a fresh start."""
+        """What ``to_dict`` wrote; a fresh start where it was gained on other events (alpha was changed, say)."""
         wealth = cls(events)
-        names = [[event.statistic, event.direction] for event in events]
-        if not raw or raw["version"] != VERSION or [entry[:2] for entry in raw["events"]] != names:
+        if not raw or raw["version"] != VERSION or not _same(events, raw["events"]):
             return wealth
         wealth.seen, wealth.rest, wealth.repeats = raw["seen"], raw["rest"], raw["repeats"]
         wealth.wealth, wealth.gain = np.array(raw["wealth"]), np.array(raw["gain"])
         wealth.onset = np.array(raw["onset"], dtype=int)
         wealth.counted.extend((position, np.array(other)) for position, other in raw["counted"])
         return wealth
+
+
+def _same(events: Sequence[Event], raw: Sequence[Sequence[Any]]) -> bool:
+    """Whether the stored events are these; the last digits of a threshold may differ between machines."""
+    if [list(entry[:2]) for entry in raw] != [[event.statistic, event.direction] for event in events]:
+        return False
+    now = np.array([[event.threshold, event.chance] for event in events])
+    return bool(np.allclose(now, np.array([entry[2:] for entry in raw]), rtol=1e-6, atol=1e-9))
 
 
 def prior(block: int) -> float:

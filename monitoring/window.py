@@ -127,9 +127,11 @@ class Log:
     def _read(self, path: Path, name: str) -> Iterator[tuple[int, Row]]:
         """(offset of the line, row) of the champion's rows; moves the segment's offset past all others."""
         offset = self._offsets[name]
-        if path.stat().st_size <= offset:
+        try:
+            stream = path.open("rb")
+        except FileNotFoundError:  # retention was faster
             return
-        with path.open("rb") as stream:
+        with stream:
             stream.seek(offset)
             for line in stream:
                 if not line.endswith(b"\n"):

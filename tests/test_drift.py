@@ -1,0 +1,305 @@
+"""Drift: alarms when the camera changes, and does not cry wolf however long it looks."""
+
+import json
+import resource
+import time
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from monitoring.drift import log10_threshold, matched, observe, yardstick
+from monitoring.evidence import TAILS, Yardstick
+from monitoring.reference import Reference
+from monitoring.two_sample import class_shares, holm, mmd
+from monitoring.wealth import Wealth, prior
+from monitoring.window import Row, Window
+from tests.monitored import START
+
+NAMES = ("a", "b", "c", "d")
+
+
+class Stream:
+    """Draws without end from a mixture of tight, unequal clusters: classes, and looks within a class."""
+
+    def __init__(self, seed: int, size: int = 24) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.looks = self.rng.normal(0, 1.5, (len(NAMES), 3, size))
+        self.spread = np.exp(self.rng.normal(-0.5, 0.4, (len(NAMES), size)))
+        self.tone = self.rng.normal(0.5, 0.1, (len(NAMES), 4))
+
+    def draw(
+        self,
+        n: int,
+        *,
+        embedding: float = 0.0,
+        tone: float = 0.0,
+        shares: tuple[float, ...] = (0.5, 0.25, 0.15, 0.1),
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        classes = self.rng.choice(len(NAMES), n, p=shares)
+        looks = self.looks[classes, self.rng.integers(0, 3, n)]
+        points = looks + self.rng.standard_t(5, looks.shape) * self.spread[classes] * (1 + embedding)
+        statistics = self.tone[classes] + self.rng.normal(0, 0.08, (n, 4)) + tone
+        logits = -((points[:, None] - self.looks.mean(axis=1)) ** 2).sum(axis=2) / 10
+        chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return points, statistics, chances / chances.sum(axis=1, keepdims=True)
+
+    def reference(self, n: int, domains: tuple[str, ...] | None = None) -> Reference:
+        return reference_of(*self.draw(n), domains=domains)
+
+    def window(self, n: int, **shift: float) -> Window:
+        return window_of(*self.draw(n, **shift))  # type: ignore[arg-type]
+
+
+def reference_of(
+    points: np.ndarray,
+    statistics: np.ndarray,
+    chances: np.ndarray,
+    *,
+    domains: tuple[str, ...] | None = None,
+    groups: tuple[str, ...] | None = None,
+) -> Reference:
+    ids = tuple(f"{index:06d}" for index in range(len(points)))
+    return Reference(
+        champion="c" * 64,
+        digest="r" * 64,
+        classes=NAMES,
+        image_ids=ids,
+        embeddings=points.astype(np.float32),
+        statistics=statistics.astype(np.float32),
+        probabilities=chances.astype(np.float32),
+        sizes=np.full((len(points), 2), 40),
+        predicted=tuple(NAMES[index] for index in chances.argmax(axis=1)),
+        groups=groups or ids,
+        domains=domains or ("line-a",) * len(points),
+        thumbnails=(b"",) * len(points),
+    )
+
+
+def window_of(
+    points: np.ndarray, statistics: np.ndarray, chances: np.ndarray, source: str = "line-a"
+) -> Window:
+    rows = [
+        Row(
+            request_id=str(index),
+            time=START + timedelta(seconds=index),
+            image_id=f"{index:064d}",
+            label=NAMES[int(chances[index].argmax())],
+            source=source,
+            kept=None,
+            probabilities=chances[index].astype(np.float32),
+            embedding=points[index].astype(np.float32),
+            statistics=statistics[index].astype(np.float32),
+            size=(40, 40),
+        )
+        for index in range(len(points))
+    ]
+    return Window(tuple(rows), NAMES)
+
+
+def alarm_at(measure: Yardstick, wealth: Wealth, window: Window, alpha: float) -> int | None:
+    """How many of the window's images it took; None without an alarm."""
+    before = wealth.seen
+    decision = observe(measure, wealth, window, alpha=alpha, permutations=99, seed=0)
+    return None if decision.alarm_at is None else decision.alarm_at - before
+
+
+@pytest.mark.slow
+def test_false_alarms_stay_under_alpha_over_long_streams_of_fresh_images() -> None:
+    """40 lives of 600 images, each checked at every image, against its own reference of 60 to 200 images."""
+    alpha, lives = 0.1, 40
+    alarms = 0
+    for life in range(lives):
+        stream = Stream(1000 + life)
+        measure = yardstick(stream.reference((60, 100, 200)[life % 3]), alpha)
+        wealth = Wealth(measure.events)
+        happened, points = _seen(measure, stream.window(600))
+        threshold = log10_threshold(alpha) * np.log(10)
+        log_e = [wealth.step(row, point, measure.near) for row, point in zip(happened, points, strict=True)]
+        alarms += max(log_e) >= threshold
+    assert alarms <= alpha * lives
+
+
+def _seen(measure: Yardstick, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    return measure.happened(window), window.embeddings.astype(np.float64)
+
+
+@pytest.mark.slow
+def test_the_bounds_hold_for_the_reference_at_hand() -> None:
+    """Over many references, an event's true chance exceeds its bound in at most delta of them."""
+    exceeded, references = 0, 60
+    for seed in range(references):
+        stream = Stream(seed)
+        measure = Yardstick(stream.reference(80), 0.1)
+        happened = measure.happened(stream.window(1500))
+        chances = np.array([event.chance for event in measure.events])
+        # Three standard errors: it is the true chance that must not exceed the bound.
+        margin = 3 * np.sqrt(chances * (1 - chances) / 1500)
+        exceeded += bool(np.any(happened.mean(axis=0) > chances + margin))
+    assert exceeded <= 0.1 * references
+
+
+@pytest.mark.parametrize(
+    ("shift", "within"),
+    [
+        ({"tone": -0.3}, 40),
+        ({"embedding": 0.8}, 60),
+        ({"tone": 0.1}, 300),
+        ({"shares": (0.05, 0.05, 0.45, 0.45)}, 300),
+    ],
+)
+def test_an_alarm_comes_soon_after_a_shift_and_a_long_quiet_past_does_not_delay_it(
+    shift: dict, within: int
+) -> None:
+    stream = Stream(7)
+    measure = yardstick(stream.reference(200), 0.01)
+    wealth = Wealth(measure.events)
+    assert alarm_at(measure, wealth, stream.window(1000), 0.01) is None
+    took = alarm_at(measure, wealth, stream.window(within, **shift), 0.01)
+    assert took is not None, "no alarm"
+
+
+def test_the_decision_says_what_moved_where_and_since_when() -> None:
+    stream = Stream(3)
+    measure = yardstick(stream.reference(200), 0.01)
+    wealth = Wealth(measure.events)
+    points, statistics, chances = stream.draw(150)
+    statistics[100:, 0] -= 0.4
+    decision = observe(
+        measure, wealth, window_of(points, statistics, chances), alpha=0.01, permutations=199, seed=0
+    )
+    assert decision.alarm
+    assert decision.alarm_at is not None
+    assert 100 < decision.alarm_at <= 130
+    assert 97 <= decision.onset <= 103
+    lead = decision.leads[0]
+    assert (lead.statistic, lead.direction) == ("brightness", "down")
+    assert lead.share > lead.chance
+    assert decision.adjusted["brightness"] < 0.05 < decision.adjusted["contrast"]
+    assert json.loads(json.dumps(decision.to_dict()))["images"] == 150
+
+
+def test_a_burst_of_one_odd_part_is_no_alarm_and_a_dead_camera_is() -> None:
+    stream = Stream(5)
+    measure = yardstick(stream.reference(200), 0.01)
+    usual = stream.draw(200)
+    odd = [np.repeat(column[:1], 200, axis=0) for column in stream.draw(1)]
+    odd[0], odd[1] = odd[0] + 6.0, odd[1] - 0.4  # black, and like nothing known
+    mixed = [np.concatenate([a[:60], b[:8], a[68:]]) for a, b in zip(usual, odd, strict=True)]
+    wealth = Wealth(measure.events)
+    assert alarm_at(measure, wealth, window_of(*mixed), 0.01) is None
+    assert wealth.repeats >= 7
+    took = alarm_at(measure, wealth, window_of(*odd), 0.01)
+    assert took is not None
+    assert took <= 120
+
+
+def test_any_mix_of_known_domains_is_no_drift_and_a_third_one_is() -> None:
+    stream = Stream(11)
+    first, second = stream.draw(150), stream.draw(60, tone=-0.35, embedding=0.5)
+    both = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
+    measure = yardstick(reference_of(*both, domains=("old",) * 150 + ("new",) * 60), 0.01)
+    wealth = Wealth(measure.events)
+    assert alarm_at(measure, wealth, stream.window(300, tone=-0.35, embedding=0.5), 0.01) is None
+    assert alarm_at(measure, wealth, stream.window(300), 0.01) is None
+    assert alarm_at(measure, wealth, stream.window(100, tone=0.4), 0.01) is not None
+
+
+def test_the_batch_compares_with_the_domains_that_a_window_resembles() -> None:
+    stream = Stream(11)
+    first, second = stream.draw(150), stream.draw(60)
+    second = (second[0] + 9.0, second[1], second[2])
+    both = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
+    reference = reference_of(*both, domains=("old",) * 150 + ("new",) * 60)
+    new = matched(reference, window_of(*[column[:30] for column in second]))
+    assert {reference.domains[index] for index in new} == {"new"}
+    half = matched(
+        reference, window_of(*[np.concatenate([a[:30], b[:30]]) for a, b in zip(first, second, strict=True)])
+    )
+    assert [reference.domains[index] for index in half].count("new") == len(half) // 2
+
+
+def test_near_alike_shots_in_the_reference_count_once() -> None:
+    points, statistics, chances = Stream(2).draw(50)
+    tripled = [np.repeat(column, 3, axis=0) for column in (points, statistics, chances)]
+    groups = tuple(f"part-{index // 3}" for index in range(150))
+    once = Yardstick(reference_of(points, statistics, chances), 0.01)
+    thrice = Yardstick(reference_of(*tripled, groups=groups), 0.01)
+    chances_once = [event.chance for event in once.events if event.family == "statistics"]
+    assert chances_once == [event.chance for event in thrice.events if event.family == "statistics"]
+
+
+def test_grey_images_are_no_drift_when_the_reference_is_grey() -> None:
+    stream = Stream(4)
+    points, statistics, chances = stream.draw(200)
+    statistics[:, 3] = 0.0
+    measure = yardstick(reference_of(points, statistics, chances), 0.01)
+    points, statistics, chances = stream.draw(300)
+    statistics[:, 3] = 0.0
+    assert alarm_at(measure, Wealth(measure.events), window_of(points, statistics, chances), 0.01) is None
+
+
+def test_evidence_survives_a_restart_bit_by_bit() -> None:
+    stream = Stream(6)
+    measure = yardstick(stream.reference(100), 0.01)
+    happened, points = _seen(measure, stream.window(120, tone=0.05))
+    whole, halves = Wealth(measure.events), Wealth(measure.events)
+    for index in range(120):
+        whole.step(happened[index], points[index], measure.near)
+        halves.step(happened[index], points[index], measure.near)
+        if index % 17 == 0:
+            halves = Wealth.from_dict(measure.events, json.loads(json.dumps(halves.to_dict())))
+    assert halves.log_e == whole.log_e
+    assert halves.seen == whole.seen == 120
+
+
+def test_the_weights_of_starting_times_are_at_most_one() -> None:
+    assert sum(prior(block) for block in range(1, 100_000)) < 1.0
+
+
+def test_evidence_of_other_events_is_not_taken_over() -> None:
+    stream = Stream(6)
+    measure, other = (yardstick(stream.reference(100), 0.01) for _ in range(2))
+    wealth = Wealth(measure.events)
+    wealth.step(np.ones(len(measure.events), dtype=bool), np.zeros(24), 0.0)
+    assert Wealth.from_dict(measure.events, wealth.to_dict()).seen == 1
+    assert Wealth.from_dict(other.events, wealth.to_dict()).seen == 0
+
+
+def test_mmd_finds_a_shift_and_its_p_is_uniform_without_one() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(100, 16)), rng.normal(size=(120, 16))
+    statistic, p = mmd(x + 0.5, y, permutations=199, rng=rng)
+    assert p == 1 / 200
+    assert statistic > 0
+    null = [
+        mmd(rng.normal(size=(30, 8)), rng.normal(size=(40, 8)), permutations=99, rng=rng)[1]
+        for _ in range(200)
+    ]
+    assert np.mean(np.array(null) <= 0.1) <= 0.16  # binomial(200, 0.1): 3 standard errors
+    assert min(null) >= 0.01
+
+
+@pytest.mark.slow
+def test_mmd_of_a_thousand_against_a_thousand_is_quick_and_small() -> None:
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(1000, 512)).astype(np.float32) for _ in range(2))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.process_time()
+    mmd(x, y, permutations=500, rng=rng)
+    # Two seconds on two idle cores; processor time does not depend on who else works here.
+    assert time.process_time() - started < 4.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024
+
+
+def test_class_shares_by_permutation() -> None:
+    rng = np.random.default_rng(0)
+    usual = ["a"] * 50 + ["b"] * 30 + ["c"] * 3
+    assert class_shares(usual, usual, NAMES, permutations=199, rng=rng) > 0.9
+    assert class_shares(["c"] * 30 + ["a"] * 20, usual, NAMES, permutations=199, rng=rng) == 1 / 200
+    assert class_shares(["a"] * 30, ["a"] * 50, NAMES, permutations=199, rng=rng) == 1.0
+
+
+def test_holm_is_the_textbooks() -> None:
+    assert holm({"x": 0.01, "y": 0.04, "z": 0.03}) == pytest.approx({"x": 0.03, "y": 0.06, "z": 0.06})
+    assert len(TAILS) == 4
