@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.artifacts import Workspace, read_json
 
-__all__ = ["publish", "verdict_page"]
+__all__ = ["against", "plain", "publish", "verdict_page"]
 
 LONGEST = 300
 _ACTIVE = {ord(sign): f"&#{ord(sign)};" for sign in "\\`*_{}[]()<>#+!|~&\"'=@:/"}
@@ -92,6 +92,15 @@ def _metrics(report: dict[str, Any]) -> None:
     create_table_artifact(table=rows, key="metrics", description=description)
 
 
+def against(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+    """The checks that keep it from PROMOTE: failed, or unknown where that decides."""
+    return [
+        check
+        for check in verdict["checks"]
+        if check["outcome"] == "fail" or (check["outcome"] == "unknown" and check.get("decides", True))
+    ]
+
+
 def verdict_page(verdict: dict[str, Any]) -> str:
     """The verdict as Markdown: the decision, then every check, those that stand against it first."""
     order = {"fail": 0, "unknown": 1, "pass": 2}
@@ -102,8 +111,8 @@ def verdict_page(verdict: dict[str, Any]) -> str:
         f"Challenger {plain(str(verdict['challenger'])[:12])}, "
         + (f"against champion {plain(champion[:12])}." if champion else "no champion yet."),
         "",
-        "| check | outcome | value | 95 % interval | bound | support |",
-        "|---|---|---|---|---|---|",
+        "| check | outcome | value | 95 % interval | bound | support | in words | what would change it |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for check in sorted(verdict["checks"], key=lambda check: order.get(check["outcome"], 0)):
         interval = check.get("ci95")
@@ -114,6 +123,8 @@ def verdict_page(verdict: dict[str, Any]) -> str:
             "" if interval is None else f"{_number(interval[0])} to {_number(interval[1])}",
             _number(check.get("bound")),
             _number(check.get("support")),
+            plain(check.get("detail") or ""),
+            plain(check.get("would_flip") or ""),
         )
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -19,14 +19,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed, State
 
 from flows import lineage
-from flows.pages import plain, verdict_page
+from flows.pages import against, plain, verdict_page
 from flows.sandbox import ask, golden_images, sandbox
 from flows.server import command
 from flows.tasks import step
 from monitoring.journal import Journal, mark_promoted
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.bundle import verify
-from pipeline.errors import RefusedError, StateError, VisionloopError
+from pipeline.errors import DataError, RefusedError, StateError, VisionloopError
 from pipeline.params import Params
 from pipeline.registry import Registry
 
@@ -57,7 +57,7 @@ def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
         RefusedError: the verdict is not PROMOTE (and not approved), or is about another bundle or champion.
         IntegrityError: artifacts/bundle is damaged.
     """
-    verdict = read_json(workspace.verdict)
+    verdict = _verdict(workspace)
     digest = verify(workspace.bundle)
     champion = Registry(workspace.registry).champion()
     standing = champion.digest if champion else None
@@ -79,31 +79,39 @@ def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
     return Challenger(digest, verdict, standing, approved)
 
 
-def _check_decision(verdict: dict[str, Any], approve: str | None) -> None:
-    against = ", ".join(
-        f"{check['name']} ({check['outcome']})" for check in verdict["checks"] if check["outcome"] != "pass"
+def _verdict(workspace: Workspace) -> dict[str, Any]:
+    verdict = read_json(workspace.verdict)
+    missing = {"decision", "challenger", "champion", "checks"} - set(
+        verdict if isinstance(verdict, dict) else ()
     )
+    if missing:
+        raise DataError(f"{workspace.verdict} lacks {sorted(missing)}: run `dvc repro -f gate`")
+    return dict(verdict)
+
+
+def _check_decision(verdict: dict[str, Any], approve: str | None) -> None:
+    open_checks = against(verdict)
+    names = ", ".join(f"{check['name']} ({check['outcome']})" for check in open_checks)
     if verdict["decision"] == "REJECT":
         raise RefusedError(
-            f"the verdict is REJECT: {against}. It is not released, with or without --approve: "
+            f"the verdict is REJECT: {names}. It is not released, with or without --approve: "
             "reports/verdict.json says what would have to change"
         )
-    if verdict["decision"] == "PROMOTE":
+    if verdict["decision"] == "PROMOTE" and not open_checks:
         return
     if verdict["decision"] != "INSUFFICIENT_EVIDENCE":
         raise RefusedError(
-            f"reports/verdict.json says {verdict['decision']!r}, which is no decision: run `dvc repro gate`"
+            f"reports/verdict.json says {verdict['decision']!r}, which does not follow from its checks "
+            f"({names or 'none stands against it'}): run `dvc repro -f gate`"
         )
-    broken = [
-        c["name"] for c in verdict["checks"] if c["name"].startswith("integrity") and c["outcome"] != "pass"
-    ]
+    broken = [check["name"] for check in open_checks if check.get("kind") == "integrity"]
     if broken:
         raise RefusedError(
             f"{', '.join(broken)} did not pass, which --approve does not cover: run `dvc repro`"
         )
     if approve is None or not approve.strip():
         raise RefusedError(
-            f"the verdict is INSUFFICIENT_EVIDENCE: {against}. Collect more test images, or take it upon "
+            f"the verdict is INSUFFICIENT_EVIDENCE: {names}. Collect more test images, or take it upon "
             'yourself with `python -m flows.release --approve "<why>"`, which is put on record'
         )
 

@@ -19,6 +19,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 
+from flows.pages import against
 from flows.release import release as release_flow
 from flows.reproduce import reproducer
 from flows.server import command
@@ -154,8 +155,8 @@ def _journal(
 
 def _because(verdict: dict[str, Any]) -> str:
     """What stands against it, in words."""
-    against = [check["name"] for check in verdict["checks"] if check["outcome"] != "pass"]
-    return f": {', '.join(against)}" if against and verdict["decision"] != "PROMOTE" else ""
+    names = [check["name"] for check in against(verdict)]
+    return f": {', '.join(names)}" if names else ""
 
 
 def main(arguments: list[str] | None = None) -> int:

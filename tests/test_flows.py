@@ -376,11 +376,11 @@ def test_hostile_names_stay_text() -> None:
     )  # fmt: skip
     assert "<img>" not in page
     rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
-    assert [row.count("|") for row in rows] == [7, 7]
+    assert [row.count("|") for row in rows] == [9, 9]
     assert "accuracy" in rows[0], "what stands against it comes first"
 
 
-def test_signals_name(workspace: Workspace) -> None:
+def test_a_signal_is_told_from_a_decision() -> None:
     """Exit codes of a killed command, with and without a shell in between."""
     assert StageError("", -signal.SIGKILL).killed
     assert StageError("", 137).killed
