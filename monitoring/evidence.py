@@ -128,10 +128,10 @@ class Yardstick:
         for name in r.classes:
             found += [
                 Event(
-                    "predictions", name, "more", np.nan, self._class_bound(name, everyone, delta, more=True)
+                    "predictions", name, "more", 0.0, self._class_bound(name, everyone, delta, more=True)
                 ),
                 Event(
-                    "predictions", name, "less", np.nan, self._class_bound(name, everyone, delta, more=False)
+                    "predictions", name, "less", 0.0, self._class_bound(name, everyone, delta, more=False)
                 ),
             ]
         return found
