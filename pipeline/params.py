@@ -50,7 +50,9 @@ class Data:
         domains = [source.domain for source in self.sources]
         _require(len(set(domains)) == len(domains), f"data.sources: two sources share a domain: {domains}")
         _pattern("data.group_pattern", self.group_pattern)
-        _require(self.max_pixels > 0 and self.max_bytes > 0, "data.max_pixels and data.max_bytes must be positive")
+        _require(
+            self.max_pixels > 0 and self.max_bytes > 0, "data.max_pixels and data.max_bytes must be positive"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,12 +62,25 @@ class Validate:
     max_undecodable: float = 0.0
     min_per_class: int = 2
     near_duplicate_bits: int = 16
+    min_brightness: float = 0.01
+    max_brightness: float = 0.995
+    min_contrast: float = 0.01
     severity: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _share("validate", max_undecodable=self.max_undecodable)
-        _require(0 < self.min_side <= self.max_side, "validate.min_side must be positive and at most max_side")
-        _require(0 <= self.near_duplicate_bits <= 64, "validate.near_duplicate_bits must lie between 0 and 64")
+        _share(
+            "validate",
+            max_undecodable=self.max_undecodable,
+            min_brightness=self.min_brightness,
+            max_brightness=self.max_brightness,
+            min_contrast=self.min_contrast,
+        )
+        _require(
+            0 < self.min_side <= self.max_side, "validate.min_side must be positive and at most max_side"
+        )
+        _require(
+            0 <= self.near_duplicate_bits <= 64, "validate.near_duplicate_bits must lie between 0 and 64"
+        )
         for name, value in self.severity.items():
             _require(value in ("fail", "warn"), f"validate.severity.{name} is {value!r}; it is fail or warn")
 
@@ -119,9 +134,15 @@ class Train:
 
     def __post_init__(self) -> None:
         _require(self.epochs is None or self.epochs >= 1, "train.epochs must be at least 1, or null")
-        _require(self.batch_size == "auto" or int(self.batch_size) >= 1, "train.batch_size must be at least 1, or auto")
+        _require(
+            self.batch_size == "auto" or int(self.batch_size) >= 1,
+            "train.batch_size must be at least 1, or auto",
+        )
         _require(self.budget_seconds >= 0, "train.budget_seconds must not be negative")
-        _require(self.learning_rate is None or self.learning_rate > 0, "train.learning_rate must be positive, or null")
+        _require(
+            self.learning_rate is None or self.learning_rate > 0,
+            "train.learning_rate must be positive, or null",
+        )
         _require(
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
             f"train.device is {self.device!r}; it is auto, cpu or cuda",
@@ -211,7 +232,10 @@ class Watch:
 
     def __post_init__(self) -> None:
         _require(0 < self.alpha < 1, "watch.alpha must lie between 0 and 1")
-        _require(1 <= self.min_window <= self.window, "watch.min_window must be at least 1 and at most watch.window")
+        _require(
+            1 <= self.min_window <= self.window,
+            "watch.min_window must be at least 1 and at most watch.window",
+        )
         _require(self.permutations >= 99, "watch.permutations must be at least 99")
 
 
@@ -293,7 +317,9 @@ def _build(kind: type, raw: Any, where: str) -> Any:
     ]
     for key in required:
         _require(key in raw, f"{name}: the key {key!r} is missing")
-    return kind(**{key: _value(hints[key], value, f"{where}.{key}".lstrip(".")) for key, value in raw.items()})
+    return kind(
+        **{key: _value(hints[key], value, f"{where}.{key}".lstrip(".")) for key, value in raw.items()}
+    )
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
@@ -323,7 +349,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         _require(isinstance(value, dict), f"{where} must be a mapping, it is {type(value).__name__}")
         return {str(key): _value(arguments[1], entry, f"{where}.{key}") for key, entry in value.items()}
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        _require(value == value and abs(value) != float("inf"), f"{where} is {value}; it must be a finite number")
+        _require(
+            value == value and abs(value) != float("inf"), f"{where} is {value}; it must be a finite number"
+        )
         return float(value)
     elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
