@@ -15,6 +15,7 @@ def deterministic(seed: int) -> None:
         "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
     )  # else cuBLAS may sum in another order each time
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     torch.manual_seed(seed)
 
 
