@@ -54,7 +54,8 @@ def checks(params: Validate) -> list[Check]:
     """
     known = [
         Check("columns", "fail", "The manifest has its columns", "columns", bounds={"column_set": list(MANIFEST.names)}),
-        Check("decodable", "fail", f"Files decode; at most {params.max_undecodable:.1%} may not", "null", "error",
+        Check("decodable", "fail", f"All files decode but {params.max_undecodable:.1%} (validate.max_undecodable)"
+              if params.max_undecodable else "Every file decodes", "null", "error",
               bounds={"mostly": 1 - params.max_undecodable}),
         Check("labels_well_formed", "fail", "A label is a plain word: not empty, no path, control character, formula "
               "or HTML tag", "null", "label problem"),

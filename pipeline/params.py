@@ -62,8 +62,8 @@ class Validate:
     max_undecodable: float = 0.0
     min_per_class: int = 2
     near_duplicate_bits: int = 16
-    min_brightness: float = 0.01
-    max_brightness: float = 0.995
+    min_brightness: float = 0.004
+    max_brightness: float = 0.996
     min_contrast: float = 0.01
     severity: dict[str, str] = field(default_factory=dict)
 
