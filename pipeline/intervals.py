@@ -3,7 +3,7 @@
     wilson(18, 20)                                   # a proportion over independent images
     proportion(correct, groups)                      # the same where images share groups
     percentile(resample(statistics, groups, ...))    # anything that is a function of sums over images
-    paired_interval(difference, groups, ...)         # challenger minus champion on the same images
+    paired_intervals(difference, groups, ...)        # challenger minus champion on the same images
     sign_flip(difference, groups)                    # p-value of "the challenger is not worse"
 
 Six shots of one part are not six independent images. Proportions use Wilson's interval on the effective
@@ -12,6 +12,8 @@ group. Everything is deterministic for a seed.
 """
 
 import math
+from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from scipy.special import betainc
@@ -150,19 +152,22 @@ def tango(wins: float, losses: float, n: float, z: float = Z95) -> Interval:
     return solve(-1.0, estimate, z), solve(estimate, 1.0, -z)
 
 
-def paired_interval(
-    difference: np.ndarray, groups: np.ndarray, resamples: int, seed: int, level: float = 0.95
-) -> Interval:
-    """Interval of the mean of ``difference`` [n, of -1, 0, 1]: challenger right minus champion right.
+def paired_intervals(
+    difference: np.ndarray, groups: np.ndarray, resamples: int, seed: int, levels: Sequence[float] = (0.95,)
+) -> list[Interval]:
+    """For each level, the interval of the mean of ``difference`` [n, of -1, 0, 1]: challenger less champion.
 
     The wider, on each side, of the paired bootstrap by group, which knows of the groups, and of Tango's
     score interval, which knows that few disagreements say little.
     """
-    quantile = {0.95: Z95, 0.9: 1.6448536269514722}[level]
     sums = resample(np.stack([difference, np.ones(len(difference))], axis=1), groups, resamples, seed)
-    low, high = percentile(sums[:, 0] / sums[:, 1], level)
-    score = tango(float((difference > 0).sum()), float((difference < 0).sum()), len(difference), quantile)
-    return min(low, score[0]), max(high, score[1])
+    wins, losses = float((difference > 0).sum()), float((difference < 0).sum())
+    found = []
+    for level in levels:
+        low, high = percentile(sums[:, 0] / sums[:, 1], level)
+        score = tango(wins, losses, len(difference), NormalDist().inv_cdf((1 + level) / 2))
+        found.append((min(low, score[0]), max(high, score[1])))
+    return found
 
 
 def sign_flip(difference: np.ndarray, groups: np.ndarray) -> float:

@@ -32,7 +32,7 @@ def measure(predictions: pa.Table, classes: Sequence[str], *, resamples: int, se
     """All metrics of one split's ``predictions`` [n]; means run over the classes that have images in it.
 
     Proportions carry Wilson's interval on the effective sample size, the others a bootstrap by group. ECE is
-    over equal-mass bins of the top confidence (Nixon et al. 2019). An interval is null where the images
+    over bins of equally many images, by top confidence (Nixon et al. 2019). An interval is null where the images
     are all of one group, an entry of ``per_class`` where the class has no image.
     """
     labels = label_codes(predictions["label"], classes)
@@ -137,11 +137,13 @@ def probability_matrix(predictions: pa.Table) -> np.ndarray:
 
 
 def _bins(confidence: np.ndarray) -> np.ndarray:
-    """[n] bin of each image; bins hold equally many images, in the order of confidence."""
+    """[n] bin of each image, by quantiles of the confidence; equal confidences share a bin.
+
+    Were ties parted by their rows, saturated answers would be binned by class, as the rows are sorted.
+    """
     count = min(MOST_BINS, max(1, len(confidence) // BIN_SUPPORT))
-    bins = np.empty(len(confidence), dtype=np.int64)
-    bins[np.argsort(confidence, kind="stable")] = np.arange(len(confidence)) * count // len(confidence)
-    return bins
+    edges = np.quantile(confidence, np.arange(1, count) / count)
+    return np.unique(np.searchsorted(edges, confidence), return_inverse=True)[1]
 
 
 def _gaps(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:

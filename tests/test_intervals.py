@@ -12,7 +12,7 @@ from pipeline.intervals import (
     effective_size,
     holm,
     intraclass,
-    paired_interval,
+    paired_intervals,
     percentile,
     proportion,
     resample,
@@ -94,12 +94,12 @@ def test_resampling_draws_whole_groups_and_agrees_with_theory() -> None:
     assert set(paired[:, 0]) == {200.0}
 
 
-def test_paired_interval_covers_both_ways() -> None:
+def test_paired_intervals_cover_both_ways() -> None:
     generator = np.random.default_rng(1)
     covered = 0
     for seed in range(200):
         difference = generator.choice([1.0, -1.0, 0.0], p=[0.04, 0.07, 0.89], size=200)
-        low, high = paired_interval(difference, np.arange(200), 300, seed)
+        [(low, high)] = paired_intervals(difference, np.arange(200), 300, seed)
         covered += low <= -0.03 <= high
     assert covered >= 184
 

@@ -1,0 +1,215 @@
+"""What a verdict is made of, and the checks that look at the challenger alone.
+
+A check passes, fails, or is unknown. A failed one rejects. An unknown one that ``decides`` holds the challenger
+back until a person or more images decide; one that does not is shown and no more: too few images, and
+what they say is not against it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.intervals import binomial_below, codes, effective_size, holm, intraclass
+from pipeline.metrics import label_codes, probability_matrix
+from pipeline.params import Gate
+
+Outcome = Literal["pass", "fail", "unknown"]
+FEWEST_GROUPS = 5  # independent groups under which a test set says nothing, however many images it has
+CLASS_LEVEL = 0.05  # chance of rejecting for any class, where every class truly meets the bound
+TOLERANCE = 2e-6  # metrics.json is rounded to six digits
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the verdict; ``value`` is held against ``bound``, over ``support`` images."""
+
+    name: str
+    outcome: Outcome
+    value: float | None = None
+    ci95: list[float] | None = None
+    bound: float | None = None
+    support: int | None = None
+    would_flip: str | None = None
+    kind: Literal["integrity", "absolute", "comparison"] = "absolute"
+    decides: bool = True
+    detail: str = ""
+
+
+def integrity(name: str, fault: str | None, fine: str, mend: str) -> Check:
+    """A check that nobody may override: ``fault`` says what does not match, ``mend`` what to run."""
+    return Check(
+        f"integrity_{name}",
+        "fail" if fault else "pass",
+        kind="integrity",
+        would_flip=mend if fault else None,
+        detail=fault or fine,
+    )
+
+
+def predictions_fault(
+    predictions: pa.Table, origin: dict[str, Any], digest: str, classes: Sequence[str]
+) -> str | None:
+    """What shows that ``predictions`` are not what the bundle ``digest`` said of the images; None where all fits."""
+    if origin.get("bundle") != digest:
+        made_by = str(origin.get("bundle"))[:12]
+        return f"the predictions were made by the bundle {made_by}, the challenger is {digest[:12]}"
+    if list(origin.get("classes", [])) != list(classes):
+        return "the predictions and the bundle disagree about the classes"
+    if "test" not in predictions["split"].to_pylist():
+        return "there are no predictions of test images"
+    images = predictions["image_id"].to_pylist()
+    if len(set(images)) != len(images):
+        return f"{len(images) - len(set(images))} images are predicted twice"
+    try:
+        labels, predicted = (label_codes(predictions[name], classes) for name in ("label", "predicted"))
+        probabilities = probability_matrix(predictions)
+    except (KeyError, ValueError) as error:
+        return f"the predictions don't fit the bundle's classes: {error}"
+    if probabilities.shape[1] != len(classes) or not np.isfinite(probabilities).all():
+        return "some probabilities are missing or no numbers"
+    correct = predictions["correct"].to_numpy(zero_copy_only=False)
+    wrong = (probabilities.argmax(axis=1) != predicted) | ((labels == predicted) != correct)
+    if wrong.any():
+        return f"{int(wrong.sum())} rows contradict their own probabilities or labels: the table was edited"
+    return None
+
+
+def metrics_fault(written: Any, computed: Any, where: str = "") -> str | None:
+    """The first difference between metrics.json as ``written`` and as ``computed`` from the predictions."""
+    if isinstance(computed, dict) and isinstance(written, dict):
+        for key in [*computed, *(key for key in written if key not in computed)]:
+            if (where, key) == ("", "seconds"):
+                continue
+            name = f"{where}.{key}" if where else str(key)
+            if key not in computed or key not in written:
+                return f"{name} is {'missing' if key not in written else 'not from the predictions'}"
+            fault = metrics_fault(written[key], computed[key], name)
+            if fault:
+                return fault
+        return None
+    if isinstance(computed, list) and isinstance(written, list) and len(computed) == len(written):
+        faults = (metrics_fault(w, c, where) for w, c in zip(written, computed, strict=True))
+        return next((fault for fault in faults if fault), None)
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (written, computed))
+    if written == computed or (numbers and math.isclose(written, computed, rel_tol=0, abs_tol=TOLERANCE)):
+        return None
+    return f"{where} is {written}, the predictions give {computed}"
+
+
+def absolute(test: pa.Table, metrics: dict[str, Any], classes: Sequence[str], gate: Gate) -> list[Check]:
+    """Accuracy, macro-F1, ECE and the recall of every class against their bounds.
+
+    The three are judged by their point estimate: a bound is the least that is wanted, and whoever set it
+    reads it so. Recall is judged in :func:`recalls`.
+    """
+    n, groups = metrics["n"], metrics["groups"]
+    short = _too_few(n, groups, gate.min_support)
+    hits = round(metrics["accuracy"] * n)
+    wanted = math.ceil(gate.min_accuracy * n - 1e-9)
+    flips = {
+        "accuracy": f"{wanted - hits} more correct of {n}"
+        if hits < wanted
+        else f"{hits - wanted + 1} more wrong of {n}",
+        "macro_f1": _flip_f1(test, classes, gate.min_macro_f1, metrics["macro_f1"]),
+        "ece": f"an ECE {abs(metrics['ece'] - gate.max_ece):.3f} "
+        + ("lower" if metrics["ece"] > gate.max_ece else "higher"),
+    }
+    bounds = {"accuracy": gate.min_accuracy, "macro_f1": gate.min_macro_f1, "ece": gate.max_ece}
+    checks = []
+    for name, bound in bounds.items():
+        value = metrics[name]
+        met = value <= bound if name == "ece" else value >= bound
+        checks.append(
+            Check(
+                name,
+                "unknown" if short else "pass" if met else "fail",
+                value,
+                metrics[f"{name}_ci95"],
+                bound,
+                n,
+                short or flips[name],
+            )
+        )
+    return checks + recalls(test, metrics["per_class"], classes, gate)
+
+
+def recalls(test: pa.Table, per_class: dict[str, Any], classes: Sequence[str], gate: Gate) -> list[Check]:
+    """The recall of each class, the worst first.
+
+    Below the bound nothing is promoted. It is rejected where the class has ``min_support`` images and its
+    recall is significantly below (exact binomial on the effective sample size, Holm over the classes): with
+    twenty classes some lie below their true recall by chance. A class of fewer images is unknown; it
+    holds the challenger back only where what is there is below the bound.
+    """
+    labels = label_codes(test["label"], classes)
+    correct = test["correct"].to_numpy(zero_copy_only=False)
+    groups = codes(test["group"].to_pylist())
+    correlation = intraclass(correct.astype(float), groups)
+    chances = []
+    for index, name in enumerate(classes):
+        worth = effective_size(groups[labels == index], correlation)
+        chances.append(binomial_below((per_class[name]["recall"] or 0) * worth, worth, gate.min_class_recall))
+    checks = []
+    for name, chance in zip(classes, holm(chances), strict=True):
+        row = per_class[name]
+        n, recall = row["support"], row["recall"]
+        below, few = recall is None or recall < gate.min_class_recall, n < gate.min_support
+        outcome: Outcome = "unknown" if few or below else "pass"
+        if below and not few and chance < CLASS_LEVEL:
+            outcome = "fail"
+        checks.append(
+            Check(
+                f"recall/{name}",
+                outcome,
+                recall,
+                row["recall_ci95"],
+                gate.min_class_recall,
+                n,
+                _flip_recall(name, n, recall, gate),
+                decides=below,
+            )
+        )
+    return sorted(checks, key=lambda check: (check.value is not None, check.value or 0))
+
+
+def _too_few(n: int, groups: int, least: int) -> str | None:
+    if n < least:
+        return f"needs {least - n} more test images for a decision"
+    if groups < FEWEST_GROUPS:
+        return f"needs test images of {FEWEST_GROUPS - groups} more groups for a decision, there are {groups}"
+    return None
+
+
+def _flip_recall(name: str, n: int, recall: float | None, gate: Gate) -> str:
+    if n < gate.min_support:
+        return f"recall of `{name}` needs {gate.min_support - n} more test images for a decision"
+    hits, wanted = round((recall or 0) * n), math.ceil(gate.min_class_recall * n - 1e-9)
+    return (
+        f"{wanted - hits} more correct of {n}" if hits < wanted else f"{hits - wanted + 1} more wrong of {n}"
+    )
+
+
+def _flip_f1(test: pa.Table, classes: Sequence[str], bound: float, value: float) -> str:
+    """How many wrong images would have to be right, those of the worst class first."""
+    if value >= bound:
+        return f"a macro-F1 {value - bound + 10**-3:.3f} lower"
+    labels, predicted = (label_codes(test[name], classes) for name in ("label", "predicted"))
+    confusion = np.zeros((len(classes), len(classes)))
+    np.add.at(confusion, (labels, predicted), 1)
+    present = confusion.sum(axis=1) > 0
+    for count in range(1, len(labels) + 1):
+        totals = np.maximum(confusion.sum(axis=0) + confusion.sum(axis=1), 1)
+        f1 = 2 * np.diag(confusion) / totals
+        wrong = confusion.sum(axis=1) - np.diag(confusion)
+        worst = int(np.argmin(np.where(wrong > 0, f1, np.inf)))
+        taken = int(np.argmax(np.where(np.arange(len(classes)) == worst, -1, confusion[worst])))
+        confusion[worst, taken] -= 1
+        confusion[worst, worst] += 1
+        totals = np.maximum(confusion.sum(axis=0) + confusion.sum(axis=1), 1)
+        if (2 * np.diag(confusion) / totals)[present].mean() >= bound:
+            return f"about {count} more correct of {len(labels)}, in the worst classes"
+    return f"a macro-F1 {bound - value:.3f} higher"
