@@ -18,7 +18,9 @@ from PIL import Image
 
 from pipeline.artifacts import Workspace, decode_embedding, decode_log_line
 from pipeline.bundle import Bundle
+from pipeline.errors import IntegrityError, ParamsError, StateError
 from pipeline.params import Log, Params, Serve
+from services import settings
 from services.engine import Engine
 from services.http import app
 from tests import tiny_bundle
@@ -308,3 +310,43 @@ def test_a_log_that_cannot_be_written_is_503_and_nothing_is_answered(
         engine.loaded.log.folder = place
     assert "can't be written" in refused(answer, 503, "log_unavailable")
     assert len(rows(engine)) == rows_before
+
+
+def test_without_a_champion_it_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VISIONLOOP_BUNDLE", raising=False)
+    with pytest.raises(StateError, match=r"no champion in .*: `python -m flows\.release`"):
+        settings.bundle_path(Workspace(tmp_path, tmp_path / "var"))
+
+
+def test_a_bundle_made_with_another_preprocessing_is_refused(tmp_path: Path) -> None:
+    tiny_bundle.make(tmp_path / "bundle")
+    info = json.loads((tmp_path / "bundle/bundle.json").read_text())
+    (tmp_path / "bundle/bundle.json").write_text(json.dumps(info | {"fingerprint": "0" * 64}))
+    with pytest.raises(IntegrityError, match="this machine's preprocessing gives another result"):
+        settings.open_bundle(tmp_path / "bundle", threads=1)
+
+
+def test_a_registry_folder_that_holds_another_bundle_is_refused(tmp_path: Path) -> None:
+    """Every file fits its digest, but it is not the bundle that the champion pointer names."""
+    tiny_bundle.make(tmp_path / "bundles" / ("a" * 64))
+    with pytest.raises(IntegrityError, match=r"bundle\.json has changed"):
+        settings.open_bundle(tmp_path / "bundles" / ("a" * 64), threads=1)
+
+
+def test_an_empty_token_is_refused_rather_than_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISIONLOOP_TOKEN", " ")
+    with pytest.raises(ParamsError, match="set but empty"):
+        settings.token()
+
+
+def test_a_built_bento_does_not_write_into_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "bento/src"
+    (source / "packed").mkdir(parents=True)
+    monkeypatch.setattr(settings, "SOURCE", source)
+    monkeypatch.setattr(settings, "PACKED", source / "packed")
+    monkeypatch.delenv("VISIONLOOP_HOME", raising=False)
+    monkeypatch.chdir(tmp_path / "bento")
+    with pytest.raises(StateError, match="set VISIONLOOP_HOME"):
+        settings.workspace()
+    monkeypatch.setenv("VISIONLOOP_HOME", str(tmp_path / "state"))
+    assert settings.workspace().home == tmp_path / "state"
