@@ -52,9 +52,9 @@ def watch(act: bool = False) -> State:
         picture = base64.b64encode(sheet.read_bytes()).decode("ascii")
         create_image_artifact(image_url=f"data:image/png;base64,{picture}", key="contact-sheet")
     if outcome.retrain and act and outcome.episode is not None:
-        from flows.retrain import retrain  # which is seldom
+        from flows.retrain import as_our_own, retrain  # which is seldom
 
-        return retrain(reason=outcome.reason, episode=outcome.episode.id, release=True, return_state=True)
+        return as_our_own(retrain(outcome.reason, outcome.episode.id, release=True, return_state=True))
     _tell(outcome)
     return Completed(message=f"{outcome.decision}: {outcome.reason}")
 

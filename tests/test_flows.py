@@ -297,7 +297,7 @@ def test_a_bare_shell_needs_no_server_and_leaves_none(workspace: Workspace) -> N
     done = subprocess.run(
         [sys.executable, "-m", "flows.retrain", "--reason", "by hand"],
         env=environment | {"PYTHONPATH": str(ROOT), "HOME": str(workspace.root.parent)},
-        capture_output=True, text=True, timeout=180, check=False, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=500, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Finished in state Completed('PROMOTE" in done.stderr + done.stdout
