@@ -90,16 +90,14 @@ def predict(workspace: Workspace, bundle: Bundle, images: pa.Table, params: Para
 
 def tabulate(images: pa.Table, probabilities: np.ndarray, classes: list[str], digest: str) -> pa.Table:
     """The PREDICTIONS table of ``probabilities`` [n, classes] for ``images`` [n]."""
-    best = probabilities.argmax(axis=1)
-    predicted = pa.array(classes, pa.string()).take(pa.array(best))
+    predicted = pa.array(classes, pa.string()).take(pa.array(probabilities.argmax(axis=1)))
+    flat = pa.array(probabilities.ravel(), pa.float32())
     given = ("image_id", "path", "label", "domain", "group", "split")
     columns = {name: images[name] for name in given} | {
         "predicted": predicted,
         "confidence": pa.array(probabilities.max(axis=1), pa.float32()),
         "correct": pc.equal(images["label"].combine_chunks(), predicted),
-        "probabilities": pa.FixedSizeListArray.from_arrays(
-            pa.array(probabilities.ravel(), pa.float32()), len(classes)
-        ).cast(pa.list_(pa.float32())),
+        "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(classes)).cast(pa.list_(pa.float32())),
     }
     origin = json.dumps({"bundle": digest, "classes": classes}).encode()
     return pa.table(columns, schema=artifacts.PREDICTIONS.with_metadata({ORIGIN: origin}))

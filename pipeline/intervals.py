@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
-from scipy.special import betainc
 
 Z95 = 1.959963984540054
 CELLS = 20_000_000  # drawn group numbers held at once while resampling; bounds memory at some 200 MB
@@ -194,6 +193,8 @@ def binomial_below(successes: float, n: float, bound: float) -> float:
         return 1.0
     if bound >= 1:
         return 0.0
+    from scipy.special import betainc  # half a second to import, and only the gate asks
+
     return float(betainc(n - successes, successes + 1, 1 - bound))
 
 
