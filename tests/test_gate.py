@@ -427,14 +427,17 @@ def rates(n: int, wins: float, losses: float, draws: int) -> dict[str, float]:
     return {name: count / draws for name, count in found.items()}
 
 
+@pytest.mark.slow
 def test_one_that_is_five_points_worse_is_not_promoted() -> None:
     assert rates(500, 0.05, 0.1, 120)["PROMOTE"] <= 0.01
 
 
+@pytest.mark.slow
 def test_one_that_is_equal_is_not_rejected() -> None:
     assert rates(500, 0.06, 0.06, 120)["REJECT"] <= 0.05
 
 
+@pytest.mark.slow
 def test_one_that_is_better_is_mostly_promoted_on_a_small_test_set() -> None:
     assert rates(240, 0.07, 0.02, 80)["PROMOTE"] >= 0.8
 
