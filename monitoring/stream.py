@@ -90,10 +90,12 @@ class Stream:
         evidence = {"wealth": self.wealth.to_dict(), "marks": self.marks, "alarmed": self.alarmed}
         journal.save_stream(self.name, self.log.position(), evidence)
 
-    def restart(self) -> None:
-        """Drop the evidence: what comes has to raise the next alarm by itself."""
+    def restart(self, after: datetime) -> None:
+        """Drop the evidence, and the images up to ``after``: the next alarm has to come from later ones."""
         self.wealth = Wealth(self.measure.events)
         self.marks, self.alarmed = [], None
+        log = self.log
+        self.log = Log(log.folder, log.champion, log.classes, log.embedding_size, cursor=log.cursor, since=after)
 
     def time_of(self, position: int) -> datetime | None:
         """When the image at ``position`` of the stream (0 is its first) was answered, from the log."""

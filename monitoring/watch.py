@@ -115,9 +115,9 @@ class _Wake:
 
     def run(self) -> Outcome:
         closed = self._close_of_another_champion()
-        alarmed = self.stream.alarmed
-        if alarmed is not None and not self.journal.episode(alarmed).is_open:
-            self.stream.restart()
+        alarmed = self.stream.alarmed and self.journal.episode(self.stream.alarmed)
+        if alarmed and not alarmed.is_open:
+            self.stream.restart(alarmed.changed)
         while (window := self.stream.next_window()) is not None:
             self._take(window)
         episode = self.journal.open_episode()

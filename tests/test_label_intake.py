@@ -1,0 +1,337 @@
+"""Labels come back: checked first, all or nothing, split for good, and twice is once."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitoring.drift import yardstick
+from monitoring.journal import Episode, Journal
+from monitoring.label_intake import Taken, take
+from monitoring.label_queue import Item, write
+from monitoring.label_split import Newcomer, assign
+from monitoring.labels import Label, read_labels
+from monitoring.reference import load
+from monitoring.window import Log
+from pipeline.artifacts import MANIFEST, Workspace, digest_file, write_table
+from pipeline.errors import DataError
+from pipeline.registry import Registry
+from tests.monitored import CLASSES, SIZE, START, Shot, World, answer, params_for_tests, promote, workspace_at
+
+PARAMS = params_for_tests()
+NOW = START + timedelta(days=1)
+
+
+def asked(
+    tmp_path: Path, *, source: str = "line-b", open_episode: bool = True
+) -> tuple[Workspace, list[Item]]:
+    """A workspace whose queue asks 20 images."""
+    workspace, world = workspace_at(tmp_path), World(1)
+    digest = promote(workspace, [world.shot() for _ in range(60)])
+    answer(workspace, digest, [world.shot() for _ in range(40)], source=source)
+    window = Log(workspace.log, digest, CLASSES, SIZE, since=START).next_window(500, 1)
+    assert window is not None
+    episode = Episode(
+        id="abcdef0123456789",
+        version=1,
+        state="awaiting_labels",
+        champion=digest,
+        reference="r" * 64,
+        window="w",
+        since=START,
+        opened=START,
+        changed=START,
+        why="darker",
+    )
+    if open_episode:
+        with Journal(workspace.journal) as journal:
+            journal.begin(episode)
+    measure = yardstick(load(Registry(workspace.registry), digest), 0.01)
+    return workspace, write(workspace, episode, window, measure, PARAMS)
+
+
+def filled(workspace: Workspace, labels: dict[str, str], name: str = "answers.csv") -> Path:
+    path = workspace.root / name
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image_id", "why", "label", "note"])
+        writer.writerows([image_id, "", label, "x, y"] for image_id, label in labels.items())
+    return path
+
+
+def taken(workspace: Workspace, given: Path, **options: object) -> Taken:
+    return take(workspace, PARAMS, given, by="ann", now=NOW, **options)  # type: ignore[arg-type]
+
+
+def snapshot(workspace: Workspace) -> list[str]:
+    files = [path for path in (workspace.root / "data").rglob("*") if path.is_file()]
+    return sorted(f"{path}:{digest_file(path)}" for path in files)
+
+
+def test_answers_are_copied_split_and_journalled(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    answers = {item.image_id: CLASSES[index % 3] for index, item in enumerate(items)}
+    answers[items[0].image_id] = ""
+    result = taken(workspace, filled(workspace, answers))
+    rows = read_labels(workspace.labels)
+    assert len(rows) == 19
+    assert result.empty == 1
+    for row in rows:
+        assert row.label == answers[row.image_id]
+        assert digest_file(workspace.root / row.path) == row.image_id
+        assert row.path.startswith(f"data/labelled/{row.image_id[:2]}/")
+        assert (row.domain, row.labelled_by) == ("line-b", "ann")
+    at_random = {item.image_id for item in items if item.random}
+    splits = Counter(row.split for row in rows)
+    assert splits["test"] == 8  # 40 % of 19
+    assert splits["validation"] == 3
+    assert all(row.image_id in at_random for row in rows if row.split == "test")
+    with Journal(workspace.journal) as journal:
+        assert journal.steps()[-1].decision == "labelled"
+        assert journal.steps()[-1].episode == "abcdef0123456789"
+
+
+def test_the_same_file_twice_changes_nothing(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    answers = filled(workspace, {item.image_id: "pit" for item in items})
+    taken(workspace, answers)
+    before = snapshot(workspace)
+    again = taken(workspace, answers)
+    assert snapshot(workspace) == before
+    assert (again.labels, again.known) == ([], 20)
+    assert "20 already in data/labels.csv" in again.text
+
+
+def test_splits_are_frozen_when_more_labels_come(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    taken(workspace, filled(workspace, {item.image_id: "pit" for item in items[::2]}))
+    first = {row.image_id: row.split for row in read_labels(workspace.labels)}
+    taken(workspace, filled(workspace, {item.image_id: "pit" for item in items}))
+    rows = read_labels(workspace.labels)
+    assert {row.image_id: row.split for row in rows if row.image_id in first} == first
+    assert sum(row.split == "test" for row in rows) == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"label": "scrach"}, "unknown class 'scrach'; did you mean 'scratch'?"),
+        ({"label": "../x"}, "unknown class '../x'"),
+        ({"image_id": "f" * 64}, "unknown image id 'ffffffffffffffff'"),
+        ({"image_id": "../../etc/passwd"}, "unknown image id"),
+    ],
+)
+def test_a_wrong_answer_is_named_and_nothing_is_taken(tmp_path: Path, wrong: dict, message: str) -> None:
+    workspace, items = asked(tmp_path)
+    answers = {item.image_id: "pit" for item in items}
+    answers[wrong.get("image_id", items[3].image_id)] = wrong.get("label", "pit")
+    before = snapshot(workspace)
+    with pytest.raises(DataError, match="nothing was taken") as error:
+        taken(workspace, filled(workspace, answers))
+    assert message in str(error.value)
+    assert "answers.csv line" in str(error.value)
+    assert snapshot(workspace) == before
+
+
+def test_one_image_with_two_labels_is_a_conflict(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    path = filled(workspace, {items[0].image_id: "pit"})
+    path.write_text(path.read_text(encoding="utf-8") + f"{items[0].image_id},,clean,\n", encoding="utf-8")
+    with pytest.raises(DataError, match="is 'clean' here and 'pit' before"):
+        taken(workspace, path)
+    taken(workspace, filled(workspace, {items[0].image_id: "pit"}))
+    with pytest.raises(DataError, match="is 'clean' here and 'pit' before"):
+        taken(workspace, filled(workspace, {items[0].image_id: "clean"}))
+
+
+def test_a_queue_image_that_was_edited_is_refused(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    image = workspace.queue / "abcdef0123456789" / items[0].file
+    shutil.copyfile(image.with_name(Path(items[1].file).name), image)
+    with pytest.raises(DataError, match="not those of its id"):
+        taken(workspace, filled(workspace, {items[0].image_id: "pit"}))
+
+
+def test_a_new_class_is_taken_only_when_it_is_named_as_new(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    answers = filled(workspace, {items[0].image_id: "rust"})
+    with pytest.raises(DataError, match="--new-class 'rust'"):
+        taken(workspace, answers)
+    taken(workspace, answers, new_classes=["rust"])
+    assert [row.label for row in read_labels(workspace.labels)] == ["rust"]
+
+
+def folder_of(workspace: Workspace, shots: list[Shot], label: str = "pit") -> Path:
+    folder = workspace.root / "mine" / label
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, shot in enumerate(shots):
+        (folder / f"{number}.png").write_bytes(shot.data)
+    return folder.parent
+
+
+def test_a_folder_of_class_folders_is_taken_and_never_gives_test_images(tmp_path: Path) -> None:
+    workspace, _ = asked(tmp_path)
+    world = World(7)
+    result = taken(workspace, folder_of(workspace, [world.shot() for _ in range(10)]))
+    assert len(result.labels) == 10
+    assert {label.split for label in result.labels} == {"train", "validation"}
+    assert {label.domain for label in result.labels} == {"production-abcdef01"}
+
+
+def test_a_folder_with_what_is_no_image_is_refused_whole(tmp_path: Path) -> None:
+    workspace, _ = asked(tmp_path)
+    folder = folder_of(workspace, [World(7).shot()])
+    (folder / "pit/broken.jpg").write_bytes(b"\xff\xd8\xff cut off")
+    before = snapshot(workspace)
+    with pytest.raises(DataError, match=r"pit/broken\.jpg"):
+        taken(workspace, folder)
+    assert snapshot(workspace) == before
+    (folder / "pit/broken.jpg").unlink()
+    (folder / "pit" / f"{'0' * 64}.png").write_bytes(World(8).shot().data)
+    with pytest.raises(DataError, match="not those of its id"):
+        taken(workspace, folder)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    workspace, _ = asked(tmp_path)
+    folder = folder_of(workspace, [World(7).shot()])
+    (tmp_path / "outside.png").write_bytes(World(9).shot().data)
+    (folder / "pit/link.png").symlink_to(tmp_path / "outside.png")
+    with pytest.raises(DataError, match="link that leaves"):
+        taken(workspace, folder)
+
+
+def test_images_of_the_data_set_are_reported_and_skipped(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    row = dict.fromkeys(MANIFEST.names) | {"image_id": items[0].image_id, "label": "pit"}
+    write_table(workspace.manifest, pa.Table.from_pylist([row], MANIFEST))
+    result = taken(workspace, filled(workspace, {item.image_id: "pit" for item in items[:3]}))
+    assert result.trained == 1
+    assert len(result.labels) == 2
+
+
+def export(items: list[Item], label: str = "scratch") -> list[dict]:
+    choice = {"type": "choices", "value": {"choices": [label]}}
+    return [
+        {
+            "id": number,
+            "data": {"image": f"/data/local-files/?d={item.file}", "image_id": item.image_id},
+            "annotations": [{"completed_by": 7, "result": [choice], "was_cancelled": False}],
+            "predictions": [{"result": [{"type": "choices", "value": {"choices": ["clean"]}}]}],
+        }
+        for number, item in enumerate(items)
+    ]
+
+
+def test_label_studios_export_is_read_and_hints_never_become_labels(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    tasks = export(items[:6])
+    tasks[4]["annotations"] = []  # only the hint is left
+    tasks[5]["annotations"][0]["was_cancelled"] = True
+    path = workspace.root / "export.json"
+    path.write_text(json.dumps(tasks), encoding="utf-8")
+    result = taken(workspace, path)
+    assert [label.label for label in result.labels] == ["scratch"] * 4
+    assert {label.labelled_by for label in result.labels} == {"7"}
+    assert result.empty == 2
+    tasks[0]["annotations"] = (
+        export(items[:1], "pit")[0]["annotations"] + export(items[:1], "clean")[0]["annotations"]
+    )
+    path.write_text(json.dumps(tasks), encoding="utf-8")
+    with pytest.raises(DataError, match="'clean' here and 'pit' before"):
+        taken(workspace, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"id;class\n1;pit\n", "header lacks image_id, label"),
+        ("a.csv", b"\xff\xfe\x00", "not UTF-8"),
+        ("a.json", b"{", "not JSON"),
+        ("a.json", b'{"a": 1}', "list of tasks"),
+        ("missing.csv", None, "is missing"),
+    ],
+)
+def test_a_file_in_no_known_form_is_a_clear_error(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    workspace, _ = asked(tmp_path)
+    if content is not None:
+        (workspace.root / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        taken(workspace, workspace.root / name)
+
+
+def test_a_spreadsheets_semicolons_and_apostrophes_are_understood(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    path = workspace.root / "excel.csv"
+    path.write_bytes("image_id;label\r\n".encode("utf-8-sig") + f"{items[0].image_id};'=cmd()\r\n".encode())
+    result = taken(workspace, path, new_classes=["=cmd()"])
+    assert [label.label for label in result.labels] == ["=cmd()"]
+
+
+def test_the_domain_is_the_common_source_or_the_episodes_or_asked_for(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path, source="line-a")  # a training domain already
+    answers = filled(workspace, {items[0].image_id: "pit"})
+    assert taken(workspace, answers).domain == "production-abcdef01"
+    other, items = asked(tmp_path / "other", source="<script>", open_episode=False)
+    answers = filled(other, {items[0].image_id: "pit"})
+    with pytest.raises(DataError, match="--domain"):
+        taken(other, answers)
+    with pytest.raises(DataError, match="may hold letters"):
+        taken(other, answers, domain="../x")
+    assert taken(other, answers, domain="line-c").domain == "line-c"
+
+
+hexes = st.text("0123456789abcdef", min_size=64, max_size=64)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(hexes, st.integers(0, 5), st.booleans()), unique_by=lambda one: one[0], max_size=30),
+    st.lists(st.integers(1, 6), min_size=1, max_size=4),
+)
+def test_near_alike_images_never_lie_on_two_sides(
+    images: list[tuple[str, int, bool]], cuts: list[int]
+) -> None:
+    """However the labels come in: near-alike ones share a split, test ones were drawn, nothing moves."""
+    looks = [f"{(1 << (40 * kind)) * 0xFFFFF:064x}" for kind in range(6)]  # 20 bits from each other
+    newcomers = [Newcomer(image_id, looks[kind], random) for image_id, kind, random in images]
+    existing: list[Label] = []
+    hashes: dict[str, str | None] = {}
+    for cut in [*cuts, 99]:
+        batch, newcomers = newcomers[:cut], newcomers[cut:]
+        splits, left_out = assign(batch, existing, hashes, "d", PARAMS)
+        assert len(splits) + len(left_out) == len(batch)
+        for one in batch:
+            if one.image_id in splits:
+                split, group = splits[one.image_id]
+                assert split != "test" or one.random
+                existing.append(Label(one.image_id, "x", "pit", "d", group, split, "me", NOW))
+                hashes[one.image_id] = one.dhash
+    for look in looks:
+        alike = [label for label in existing if hashes[label.image_id] == look]
+        assert len({label.split for label in alike}) <= 1
+        assert len({label.group for label in alike}) <= 1
+
+
+@pytest.mark.slow
+def test_in_a_dvc_workspace_the_images_are_versioned(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    dvc = [str(Path(sys.executable).with_name("dvc"))]
+    for command in (["git", "init", "-q"], [*dvc, "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    result = taken(workspace, filled(workspace, {item.image_id: "pit" for item in items[:3]}))
+    assert "data/labelled.dvc" in result.versioned
+    first = (tmp_path / "data/labelled.dvc").read_text(encoding="utf-8")
+    taken(workspace, filled(workspace, {item.image_id: "pit" for item in items[:5]}))
+    assert (tmp_path / "data/labelled.dvc").read_text(encoding="utf-8") != first

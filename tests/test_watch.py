@@ -1,0 +1,266 @@
+"""One wake-up after another, end to end, on real files: quiet, alarm, queue, labels, retrain, promotion."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from monitoring.journal import Journal, dismiss, mark_rejected, mark_retrain_started
+from monitoring.label_intake import take
+from monitoring.watch import Outcome, wake
+from pipeline.artifacts import Workspace, digest_file
+from tests.monitored import START, World, answer, params_for_tests, promote, workspace_at
+
+PARAMS = params_for_tests()
+
+
+def woken(workspace: Workspace, hours: float) -> Outcome:
+    return wake(workspace, PARAMS, now=START + timedelta(hours=hours), draw=False)
+
+
+def drifted(tmp_path: Path, *, kept: bool = True) -> tuple[Workspace, World, str, Outcome]:
+    """A quiet window, then darker images, and the wake-up that sees them."""
+    workspace, world = workspace_at(tmp_path), World()
+    digest = promote(workspace, [world.shot() for _ in range(150)])
+    answer(workspace, digest, [world.shot() for _ in range(100)])
+    assert woken(workspace, 1).decision == "quiet"
+    dark = [world.shot(dark=0.6) for _ in range(60)]
+    answer(workspace, digest, dark, start=START + timedelta(hours=2), source="line-b", kept=kept)
+    return workspace, world, digest, woken(workspace, 3)
+
+
+def label(workspace: Workspace, outcome: Outcome, count: int) -> None:
+    assert outcome.queue is not None
+    with (outcome.queue / "queue.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    answers = workspace.root / "answers.csv"
+    with answers.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image_id", "label"])
+        writer.writerows([row["image_id"], "pit"] for row in rows[:count])
+    assert outcome.episode is not None
+    take(workspace, PARAMS, answers, by="ann", now=outcome.episode.opened + timedelta(minutes=5))
+
+
+def decisions(workspace: Workspace) -> list[str]:
+    with Journal(workspace.journal) as journal:
+        return [step.decision for step in journal.steps()]
+
+
+def test_without_a_champion_there_is_nothing_to_watch(tmp_path: Path) -> None:
+    outcome = woken(workspace_at(tmp_path), 1)
+    assert outcome.decision == "no_champion"
+    assert "flows.release" in outcome.reason
+
+
+def test_few_images_are_insufficient_and_wait(tmp_path: Path) -> None:
+    workspace, world = workspace_at(tmp_path), World()
+    digest = promote(workspace, [world.shot() for _ in range(100)])
+    answer(workspace, digest, [world.shot() for _ in range(12)])
+    assert woken(workspace, 1).decision == "insufficient_data"
+    answer(workspace, digest, [world.shot() for _ in range(12)], start=START + timedelta(hours=1), writer="b")
+    outcome = woken(workspace, 2)
+    assert outcome.decision == "quiet"
+    assert len(outcome.windows[0].window) == 24
+
+
+def test_the_alarm_explains_itself_and_asks(tmp_path: Path) -> None:
+    _, _, digest, outcome = drifted(tmp_path)
+    assert outcome.decision == "drift_open"
+    assert not outcome.retrain
+    assert "% darker" in outcome.reason
+    assert outcome.episode is not None
+    assert outcome.episode.champion == digest
+    # Since the first dark image, to the second.
+    assert abs((outcome.episode.since - (START + timedelta(hours=2))).total_seconds()) <= 2
+    assert outcome.evidence is not None
+    assert (outcome.evidence / "contact-sheet.png").stat().st_size > 5000
+    assert "% darker" in (outcome.evidence / "explanation.txt").read_text(encoding="utf-8")
+    assert outcome.queue is not None
+    images = list((outcome.queue / "images").iterdir())
+    assert len(images) == 20
+    assert all(digest_file(path) == path.stem for path in images)
+
+
+def test_a_second_alarm_is_the_same_episode(tmp_path: Path) -> None:
+    workspace, world, digest, first = drifted(tmp_path)
+    answer(
+        workspace,
+        digest,
+        [world.shot(dark=0.5) for _ in range(50)],
+        start=START + timedelta(hours=4),
+        writer="b",
+    )
+    second = woken(workspace, 5)
+    assert second.decision == "awaiting_labels"
+    assert second.episode is not None
+    assert first.episode is not None
+    assert second.episode.id == first.episode.id
+    assert decisions(workspace).count("drift_open") == 1
+    assert "drifting" in decisions(workspace)
+
+
+def test_labels_lead_to_a_retrain_and_the_promotion_closes_the_episode(tmp_path: Path) -> None:
+    workspace, world, _, outcome = drifted(tmp_path)
+    label(workspace, outcome, 9)
+    assert woken(workspace, 4).decision == "awaiting_labels"
+    label(workspace, outcome, 20)
+    ready = woken(workspace, 5)
+    assert ready.retrain
+    assert ready.episode is not None
+    with Journal(workspace.journal) as journal:
+        assert mark_retrain_started(journal, ready.episode.id, now=START + timedelta(hours=5), labels=20)
+    assert woken(workspace, 5.1).decision == "training"
+    since = START + timedelta(hours=6)
+    digest = promote(workspace, [world.shot(dark=0.6) for _ in range(100)], name="second", since=since)
+    answer(workspace, digest, [world.shot(dark=0.6) for _ in range(50)], start=since, writer="c")
+    after = woken(workspace, 7)
+    assert after.decision == "quiet"
+    assert after.episode is not None
+    assert after.episode.state == "promoted"
+    assert after.episode.challenger == digest
+
+
+def test_a_rejected_challenger_waits_for_more_labels_and_the_cooldown(tmp_path: Path) -> None:
+    workspace, _, _, outcome = drifted(tmp_path)
+    label(workspace, outcome, 10)
+    assert woken(workspace, 4).retrain
+    assert outcome.episode is not None
+    with Journal(workspace.journal) as journal:
+        mark_retrain_started(journal, outcome.episode.id, now=START + timedelta(hours=4), labels=10)
+        mark_rejected(
+            journal,
+            outcome.episode.id,
+            challenger="d" * 64,
+            why="accuracy 0.61",
+            now=START + timedelta(hours=4),
+        )
+    assert woken(workspace, 5).decision == "suppressed"
+    label(workspace, outcome, 20)
+    cooling = woken(workspace, 6)
+    assert cooling.decision == "suppressed"
+    assert "cooldown" in cooling.reason
+    assert woken(workspace, 29).retrain
+
+
+def test_a_dismissed_drift_needs_new_evidence(tmp_path: Path) -> None:
+    workspace, world, digest, outcome = drifted(tmp_path)
+    assert outcome.episode is not None
+    with Journal(workspace.journal) as journal:
+        dismiss(journal, outcome.episode.id, why="lamp replaced", now=START + timedelta(hours=4))
+    answer(workspace, digest, [world.shot() for _ in range(50)], start=START + timedelta(hours=5), writer="b")
+    assert woken(workspace, 6).decision == "quiet"
+    answer(
+        workspace,
+        digest,
+        [world.shot(dark=0.6) for _ in range(50)],
+        start=START + timedelta(hours=7),
+        writer="c",
+    )
+    assert woken(workspace, 8).decision == "suppressed"
+    answer(
+        workspace,
+        digest,
+        [world.shot(dark=0.6) for _ in range(50)],
+        start=START + timedelta(hours=40),
+        writer="d",
+    )
+    again = woken(workspace, 41)
+    assert again.decision == "drift_open"
+    assert again.episode is not None
+    assert again.episode.id != outcome.episode.id
+
+
+def test_where_no_image_was_kept_the_alarm_still_comes(tmp_path: Path) -> None:
+    workspace, _, _, outcome = drifted(tmp_path, kept=False)
+    assert outcome.decision == "drift_open"
+    assert "log.keep_images" in outcome.reason
+    assert woken(workspace, 4).decision == "awaiting_labels"
+
+
+def test_another_champion_by_hand_supersedes_the_episode(tmp_path: Path) -> None:
+    workspace, world, _, _ = drifted(tmp_path)
+    promote(workspace, [world.shot() for _ in range(50)], name="by hand", since=START + timedelta(hours=4))
+    outcome = woken(workspace, 5)
+    assert outcome.decision == "insufficient_data"
+    assert outcome.episode is not None
+    assert outcome.episode.state == "superseded"
+
+
+WAKE = """
+import os, sys
+from datetime import datetime
+from pathlib import Path
+from pipeline.artifacts import Workspace
+from monitoring.watch import wake
+from tests.monitored import params_for_tests
+root = Path(sys.argv[1])
+print("started", flush=True)
+outcome = wake(Workspace(root, root / "var"), params_for_tests(window=20), now=datetime.fromisoformat(sys.argv[2]), draw=False)
+print(outcome.decision, flush=True)
+"""
+
+
+def started(workspace: Workspace, hours: float) -> subprocess.Popen[str]:
+    now = (START + timedelta(hours=hours)).isoformat()
+    command = [sys.executable, "-c", WAKE, str(workspace.root), now]
+    here = Path(__file__).resolve().parent.parent
+    environment = os.environ | {"PYTHONPATH": str(here)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=here, env=environment)
+
+
+@pytest.mark.slow
+def test_of_two_watches_at_once_one_does_nothing_and_says_so(tmp_path: Path) -> None:
+    workspace, world = workspace_at(tmp_path), World()
+    digest = promote(workspace, [world.shot() for _ in range(100)])
+    answer(workspace, digest, [world.shot() for _ in range(1000)], kept=False)
+    both = [started(workspace, 1) for _ in range(2)]
+    said = sorted(process.communicate(timeout=120)[0].split()[-1] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert said in (["busy", "quiet"], ["insufficient_data", "quiet"])
+    with Journal(workspace.journal) as journal:
+        windows = [step.window for step in journal.steps() if step.window]
+        assert len(windows) == len(set(windows)) == 50
+        assert sum(step.images for step in journal.steps()) == 1000
+
+
+@pytest.mark.slow
+def test_a_watch_that_is_killed_anywhere_goes_on_where_it_stood(tmp_path: Path) -> None:
+    workspace, world = workspace_at(tmp_path), World()
+    digest = promote(workspace, [world.shot() for _ in range(100)])
+    answer(workspace, digest, [world.shot() for _ in range(600)], kept=False)
+    answer(
+        workspace,
+        digest,
+        [world.shot(dark=0.6) for _ in range(100)],
+        start=START + timedelta(hours=1),
+        writer="b",
+    )
+    for attempt in range(4):
+        process = started(workspace, 3)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.1 + 0.25 * attempt)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    end = started(workspace, 3)
+    end.communicate(timeout=120)
+    assert end.returncode == 0
+    outcome = woken(workspace, 4)
+    with Journal(workspace.journal) as journal:
+        steps = journal.steps()
+        assert sum(step.images for step in steps if step.window) == 700
+        assert [step.decision for step in steps].count("drift_open") == 1
+        assert steps[[step.window is not None for step in steps].index(True)].detail["images"] == 20
+        seen = [step.detail["images"] for step in steps if step.window]
+    assert seen == sorted(seen)
+    assert seen[-1] == 700
+    assert outcome.decision == "awaiting_labels"
+    assert outcome.queue is not None
+    assert len(list((outcome.queue / "images").iterdir())) == 20
