@@ -47,7 +47,7 @@ class RowStore:
             names = self.names.read_text(encoding="ascii").split()
             if self.data.stat().st_size >= len(names) * self.stride:
                 return {name: row for row, name in enumerate(names)}
-        except (FileNotFoundError, UnicodeDecodeError):
+        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
             pass
         return {}
 
@@ -67,7 +67,7 @@ class RowStore:
             return stored[rows[0] : rows[0] + len(rows)]
         if len(rows) * self.stride <= IN_MEMORY:
             return np.asarray(stored[rows])
-        with _full_disk(self.folder), tempfile.TemporaryFile(dir=self.folder) as file:
+        with _writable(self.folder), tempfile.TemporaryFile(dir=self.folder) as file:
             for start in range(0, len(rows), COMMIT_EVERY):  # nameless file: gone with the process
                 file.write(stored[rows[start : start + COMMIT_EVERY]].tobytes())
             file.flush()
@@ -76,7 +76,8 @@ class RowStore:
     @contextlib.contextmanager
     def writing(self) -> Iterator["Writer"]:
         """The only writer of this store, until the block ends; what it appended by then is kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with _writable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             known = self.known()
@@ -113,7 +114,7 @@ class Writer:
         if name in self.known:
             return
         data, offset = memoryview(row.tobytes()), len(self.known) * store.stride
-        with _full_disk(store.folder):  # written, not mapped: a full disk is an error and not a crash
+        with _writable(store.folder):  # written, not mapped: a full disk is an error and not a crash
             while data:
                 count = os.pwrite(self._descriptor, data, offset)
                 data, offset = data[count:], offset + count
@@ -124,17 +125,17 @@ class Writer:
     def commit(self) -> None:
         """Make what was appended durable."""
         if len(self.known) > self._committed:
-            with _full_disk(self._store.folder):
+            with _writable(self._store.folder):
                 os.fsync(self._descriptor)
                 write_text(self._store.names, "\n".join(self.known) + "\n")
             self._committed = len(self.known)
 
 
 @contextlib.contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
+def _writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StateError(
-            f"{folder} can't grow ({error.strerror}): free space or move VISIONLOOP_HOME"
+            f"{folder} can't be written ({error.strerror}): free space or move VISIONLOOP_HOME"
         ) from error

@@ -171,6 +171,8 @@ def train(
     if params.train.strategy == "auto" and not comparison.second_wins:
         probe.classifier.load_state_dict(before, strict=False)
         kept.strategy, kept.logits, kept.steps = "probe", probe.logits, 0
+    elif not comparison.second_wins:
+        kept.report.append("The fine-tuned network is kept all the same, since train.strategy asks for it.")
     kept.figures |= kept.figures[kept.strategy]
     return kept
 
@@ -247,7 +249,7 @@ def _epochs(train: Train, data: Data, probe: Trained, side: int, device: str) ->
         return 1
     if epochs == 0:
         probe.report.append(
-            f"Fine-tuning was skipped: one epoch costs about {seconds:.0f} s on the nominal machine, "
+            f"Fine-tuning was skipped: one epoch costs about {seconds:.2g} s on the nominal machine, "
             f"train.budget_seconds allows {train.budget_seconds:g} s."
         )
     return epochs

@@ -95,10 +95,9 @@ def export(workspace: Workspace, params: Params) -> None:
 def write_onnx(classifier: Classifier, side: int, target: Path) -> None:
     """images [n, 3, side, side] → logits [n, classes], embedding [n, width]; n is free, the sides are not."""
     with warnings.catch_warnings():
-        # The exporter without torch.export: the new one needs onnxscript and is no better for these networks.
-        warnings.filterwarnings(
-            "ignore", category=DeprecationWarning, message=".*legacy TorchScript-based ONNX export.*"
-        )
+        # The exporter without torch.export calls itself legacy, in several ways: the new one needs onnxscript
+        # and is no better for these networks.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
         # Sizes become constants of the graph: meant, since the bundle's preprocessing fixes them.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         torch.onnx.export(
