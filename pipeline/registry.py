@@ -98,8 +98,8 @@ class Registry:
         Raises:
             IntegrityError: ``bundle`` is damaged, or its network answers with nonsense.
         """
+        from pipeline.answers import answers
         from pipeline.bundle import verify
-        from pipeline.probe import answers
 
         digest = verify(bundle)
         target = self.bundle_path(digest)
@@ -114,7 +114,7 @@ class Registry:
                 _copy(bundle, incoming)
                 if verify(incoming) != digest:
                     raise IntegrityError(f"{bundle} changed while it was copied: add it again")
-                write_json(self._probe(digest), answers(incoming))
+                write_json(self._recorded(digest), answers(incoming))
                 if target.exists():
                     target.rename(target.with_name(f".damaged-{time.time_ns()}-{digest[:12]}"))
                 incoming.rename(target)
@@ -126,7 +126,7 @@ class Registry:
 
     def _whole(self, digest: str) -> bool:
         with contextlib.suppress(IntegrityError, StateError):
-            return self._verify(digest).is_dir() and self._probe(digest).exists()
+            return self._verify(digest).is_dir() and self._recorded(digest).exists()
         return False
 
     def promote(
@@ -165,7 +165,7 @@ class Registry:
             StateError: there is nobody to go back to, or the bundle is not here.
             IntegrityError: the bundle is damaged or answers otherwise.
         """
-        from pipeline.probe import compare
+        from pipeline.answers import compare
 
         current: Champion | None = None
         with self._lock():
@@ -180,7 +180,7 @@ class Registry:
             else:
                 with contextlib.suppress(StateError):
                     current = self.champion()
-            compare(self._verify(to), self._probe(to))
+            compare(self._verify(to), self._recorded(to))
             if current and current.digest == to:
                 return current
             return self._move(to, by=by, why=why, action="rollback")
@@ -223,8 +223,8 @@ class Registry:
             )
         return path
 
-    def _probe(self, digest: str) -> Path:
-        return self.folder / "probes" / f"{_checked(digest)}.json"
+    def _recorded(self, digest: str) -> Path:
+        return self.folder / "answers" / f"{_checked(digest)}.json"
 
     def _lock(self) -> contextlib.AbstractContextManager[None]:
         return alone(self.folder / ".lock", seconds=LOCK_SECONDS)

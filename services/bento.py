@@ -33,7 +33,7 @@ __all__ = ["build", "environment", "folder"]
 NAME = "visionloop"
 SOURCE = Path(__file__).resolve().parent.parent
 PIPELINE = (
-    "__init__", "artifacts", "bundle", "errors", "history", "images", "lock", "params", "probe", "registry",
+    "__init__", "answers", "artifacts", "bundle", "errors", "history", "images", "lock", "params", "registry",
     "telemetry", "transforms",
 )  # fmt: skip
 PACKAGES = ("bentoml", "fastapi", "numpy", "onnxruntime", "pillow", "pyarrow", "python-multipart", "pyyaml")

@@ -120,7 +120,8 @@ class PredictionLog:
         self._sequence = 0
         self._segment: Segment | None = None
         self._waiting: queue.Queue[Entry | None] = queue.Queue(WAITING)
-        self._stopping = threading.Event()
+        self._wake = threading.Event()  # retention: much was written, or the end
+        self._unchecked = 0  # bytes written since it looked
         self._door = threading.Lock()  # nobody comes in behind the last row
         self._closed = False
         self._threads = [
@@ -128,6 +129,7 @@ class PredictionLog:
             threading.Thread(target=self._retain, name="log-retention", daemon=True),
         ]
         folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
         for thread in self._threads:
             thread.start()
 
@@ -159,7 +161,7 @@ class PredictionLog:
             if self._closed:
                 return
             self._closed = True
-        self._stopping.set()
+        self._wake.set()
         self._waiting.put(None)
         for thread in self._threads:
             thread.join()
@@ -195,6 +197,10 @@ class PredictionLog:
             self._fail(ready, error)
             return
         self._observe("written", len(ready))
+        self._unchecked += sum(len(entry.line) + len(entry.image) for entry in ready)
+        if self._unchecked > self.params.max_bytes // 20:
+            self._unchecked = 0
+            self._wake.set()
         if self._durable:
             for entry in ready:
                 entry.done.set_result(None)
@@ -260,5 +266,7 @@ class PredictionLog:
                 prune(self.folder, keep_days=self.params.keep_days, max_bytes=self.params.max_bytes)
             except OSError as error:
                 logger.error("the prediction log can't be kept within its bounds: %s", error)
-            if self._stopping.wait(self._retention_seconds):
+            if self._closed:
                 return
+            self._wake.wait(self._retention_seconds)
+            self._wake.clear()

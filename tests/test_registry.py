@@ -149,7 +149,7 @@ def test_rollback_refuses_a_damaged_bundle_and_the_pointer_stays(
 def test_rollback_refuses_a_bundle_that_answers_otherwise(registry: Registry, digests: list[str]) -> None:
     for digest in digests[:2]:
         registry.promote(digest, by="ada", why="better")
-    recorded = registry.folder / "probes" / f"{digests[0]}.json"
+    recorded = registry.folder / "answers" / f"{digests[0]}.json"
     answers = json.loads(recorded.read_text())
     answers[1][0] += 0.01
     recorded.write_text(json.dumps(answers))
@@ -239,7 +239,7 @@ NURSERY = """
 import os, random, sys
 from pathlib import Path
 import onnxruntime
-import pipeline.probe
+import pipeline.answers
 from pipeline.registry import Registry
 registry = Registry(Path(sys.argv[1]))
 digests = sys.argv[2:]
