@@ -127,12 +127,8 @@ class Yardstick:
                     found.append(Event(family, statistic, direction, sign * threshold, chance))
         for name in r.classes:
             found += [
-                Event(
-                    "predictions", name, "more", 0.0, self._class_bound(name, everyone, delta, more=True)
-                ),
-                Event(
-                    "predictions", name, "less", 0.0, self._class_bound(name, everyone, delta, more=False)
-                ),
+                Event("predictions", name, "more", 0.0, self._class_bound(name, everyone, delta, more=True)),
+                Event("predictions", name, "less", 0.0, self._class_bound(name, everyone, delta, more=False)),
             ]
         return found
 

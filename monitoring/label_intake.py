@@ -7,9 +7,7 @@ time changes nothing.
 """
 
 import contextlib
-import difflib
 import fcntl
-import hashlib
 import re
 import shutil
 import subprocess
@@ -20,21 +18,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from monitoring import label_queue
-from monitoring.answers import Answer, read_answers
+from monitoring.answers import read_answers
 from monitoring.journal import Episode, Journal, Step
+from monitoring.label_checks import Image, classes_of, images_of, in_data_set, one_each
 from monitoring.label_split import Newcomer, assign
 from monitoring.labels import Label, append_labels, read_labels
-from pipeline.artifacts import Workspace, atomic_path, read_json
+from pipeline.artifacts import Workspace, atomic_path
 from pipeline.errors import DataError, ImageError, StateError
-from pipeline.images import EXTENSIONS, decode, dhash
+from pipeline.images import decode, dhash
 from pipeline.params import Params
-from pipeline.registry import Registry
-
-SHOWN = 10
-"""Problems that one message lists."""
 
 
 @dataclass
@@ -68,18 +60,6 @@ class Taken:
         return "\n".join([*lines, self.versioned] if self.versioned else lines)
 
 
-@dataclass(frozen=True)
-class _Image:
-    """An answer's image, checked: its bytes are its id's."""
-
-    answer: Answer
-    path: Path
-    extension: str
-    dhash: str
-    random: bool
-    source: str
-
-
 def take(
     workspace: Workspace,
     params: Params,
@@ -101,13 +81,15 @@ def take(
         answers = read_answers(given)
         taken = Taken(empty=sum(not answer.label for answer in answers))
         existing = read_labels(workspace.labels)
-        answers = _one_each(answers, existing, _classes(workspace, existing), new_classes)
+        answers = one_each(answers, existing, classes_of(workspace, existing), new_classes)
         known = {label.image_id for label in existing}
         taken.known = sum(answer.image_id in known for answer in answers)
         answers = [answer for answer in answers if answer.image_id not in known]
-        trained = _in_data_set(workspace)
+        trained = in_data_set(workspace)
         taken.trained = sum(answer.image_id in trained for answer in answers)
-        images = _images(workspace, params, [answer for answer in answers if answer.image_id not in trained])
+        images = images_of(
+            workspace, params, [answer for answer in answers if answer.image_id not in trained]
+        )
         episode = _episode(workspace)
         taken.episode = episode.id if episode else None
         taken.domain = domain or _domain(params, images, episode, existing)
@@ -119,7 +101,7 @@ def take(
 def _take(
     workspace: Workspace,
     params: Params,
-    images: list[_Image],
+    images: list[Image],
     existing: list[Label],
     taken: Taken,
     *,
@@ -164,111 +146,6 @@ def _alone(home: Path) -> Iterator[None]:
         yield
 
 
-def _classes(workspace: Workspace, existing: Sequence[Label]) -> list[str]:
-    """Every class that has a meaning here: the champion's, the data set's and those taken before."""
-    found = {label.label for label in existing}
-    champion = Registry(workspace.registry).champion()
-    if champion is not None:
-        bundle = Registry(workspace.registry).bundle_path(champion.digest) / "bundle.json"
-        found |= set(read_json(bundle)["classes"])
-    if workspace.manifest.exists():
-        found |= set(pq.read_table(workspace.manifest, columns=["label"])["label"].to_pylist())
-    return sorted(name for name in found if name)
-
-
-def _in_data_set(workspace: Workspace) -> set[str]:
-    """Ids of the images that the data set holds already."""
-    if not workspace.manifest.exists():
-        return set()
-    return set(pq.read_table(workspace.manifest, columns=["image_id"])["image_id"].to_pylist())
-
-
-def _one_each(
-    answers: Sequence[Answer], existing: Sequence[Label], classes: Sequence[str], new_classes: Sequence[str]
-) -> list[Answer]:
-    """One answer an image, its class a known one; all problems in one error."""
-    allowed = {*classes, *new_classes}
-    before = {label.image_id: label.label for label in existing}
-    problems: list[str] = []
-    found: dict[str, Answer] = {}
-    for answer in answers:
-        if not answer.label:
-            continue
-        label = _as_written(answer.label, allowed)
-        if label not in allowed:
-            near = difflib.get_close_matches(label, sorted(allowed), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(allowed))}."
-            problems.append(
-                f"{answer.where}: unknown class {label!r}; {hint} A new one: --new-class {label!r}"
-            )
-            continue
-        earlier = (
-            found[answer.image_id].label if answer.image_id in found else before.get(answer.image_id, label)
-        )
-        if earlier != label:
-            problems.append(
-                f"{answer.where}: {answer.image_id[:12]} is {label!r} here and {earlier!r} before"
-            )
-        found.setdefault(
-            answer.image_id, Answer(answer.where, answer.image_id, label, answer.file, answer.by)
-        )
-    _refuse(problems)
-    return list(found.values())
-
-
-def _as_written(label: str, allowed: set[str]) -> str:
-    """The queue writes "=a" as "'=a", so that no spreadsheet runs it; undo that where it was copied."""
-    return label[1:] if label.startswith("'") and label not in allowed and label[1:] in allowed else label
-
-
-def _images(workspace: Workspace, params: Params, answers: Sequence[Answer]) -> list[_Image]:
-    """Every answer's image, its bytes checked against its id; all problems in one error."""
-    asked = _asked(workspace)
-    problems: list[str] = []
-    found = []
-    for answer in answers:
-        folder, item = asked.get(answer.image_id, (None, None))
-        path = answer.file or (folder / item.file if folder and item else None)
-        if path is None:
-            problems.append(
-                f"{answer.where}: unknown image id {answer.image_id[:16]!r}; no queue asks for it"
-            )
-            continue
-        try:
-            data = path.read_bytes()
-            picture = decode(data, max_pixels=params.data.max_pixels, max_bytes=params.data.max_bytes)
-        except (OSError, ImageError) as error:
-            problems.append(f"{answer.where}: {path}: {error}")
-            continue
-        if hashlib.sha256(data).hexdigest() != answer.image_id:
-            problems.append(
-                f"{answer.where}: the bytes of {path} are not those of its id: it was edited or damaged"
-            )
-            continue
-        at_random = item is not None and item.random
-        source = item.source if item else ""
-        extension = EXTENSIONS[picture.format]
-        found.append(_Image(answer, path, extension, dhash(picture.image), at_random, source))
-    _refuse(problems)
-    return found
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    if problems:
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        listed = "\n  ".join(problems[:SHOWN])
-        raise DataError(f"nothing was taken, {len(problems)} answers need a look:\n  {listed}{more}")
-
-
-def _asked(workspace: Workspace) -> dict[str, tuple[Path, label_queue.Item]]:
-    """Image id → (queue folder, item), over every queue that lies here."""
-    found: dict[str, tuple[Path, label_queue.Item]] = {}
-    for manifest in sorted(workspace.queue.glob("*/manifest.json")):
-        for item in label_queue.items_of(workspace, manifest.parent.name):
-            found.setdefault(item.image_id, (manifest.parent, item))
-    return found
-
-
 def _episode(workspace: Workspace) -> Episode | None:
     if not workspace.journal.exists():
         return None
@@ -277,7 +154,7 @@ def _episode(workspace: Workspace) -> Episode | None:
 
 
 def _domain(
-    params: Params, images: Sequence[_Image], episode: Episode | None, existing: Sequence[Label]
+    params: Params, images: Sequence[Image], episode: Episode | None, existing: Sequence[Label]
 ) -> str:
     """The one source that all images came from, if it names no domain yet; else one named after the episode."""
     sources = {image.source for image in images}

@@ -95,7 +95,9 @@ class Stream:
         self.wealth = Wealth(self.measure.events)
         self.marks, self.alarmed = [], None
         log = self.log
-        self.log = Log(log.folder, log.champion, log.classes, log.embedding_size, cursor=log.cursor, since=after)
+        self.log = Log(
+            log.folder, log.champion, log.classes, log.embedding_size, cursor=log.cursor, since=after
+        )
 
     def time_of(self, position: int) -> datetime | None:
         """When the image at ``position`` of the stream (0 is its first) was answered, from the log."""

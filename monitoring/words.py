@@ -38,7 +38,7 @@ def evidence_in_words(decision: Decision, since: datetime | None) -> str:
         name, p = min(decision.adjusted.items(), key=lambda item: item[1])
         return f"no drift in {decision.images} images: {bar}; smallest batch p {p:.2g} ({name})"
     lead = decision.leads[0]
-    when = f" of {since:%Y-%m-%d %H:%M:%S} UTC" if since else ""
+    when = f" ({since:%Y-%m-%d %H:%M:%S} UTC)" if since else ""
     what = f"{_event(lead.statistic, lead.direction)} in {lead.share:.0%} of the last window"
     began = f"since image {decision.onset + 1}{when}"
     return f"{what}, at most {lead.chance:.0%} is expected, {began}; {bar}."

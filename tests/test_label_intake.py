@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from monitoring.drift import yardstick
 from monitoring.journal import Episode, Journal
 from monitoring.label_intake import Taken, take
-from monitoring.label_queue import Item, write
+from monitoring.label_queue import write
 from monitoring.label_split import Newcomer, assign
 from monitoring.labels import Label, read_labels
+from monitoring.queue_files import Item
 from monitoring.reference import load
 from monitoring.window import Log
 from pipeline.artifacts import MANIFEST, Workspace, digest_file, write_table

@@ -15,6 +15,7 @@ from monitoring.evidence import Yardstick
 from monitoring.journal import Episode
 from monitoring.label_queue import candidates_of, items_of, labels_of, select, write
 from monitoring.labels import Label, append_labels
+from monitoring.queue_files import Item, describe
 from monitoring.reference import load
 from monitoring.window import Log, Window
 from pipeline.artifacts import Workspace, digest_file
@@ -161,10 +162,10 @@ def test_a_queue_cut_off_half_way_is_written_again(tmp_path: Path) -> None:
 
 
 def test_predictions_are_hints_and_class_names_are_inert(tmp_path: Path) -> None:
-    item = label_queue.Item("0" * 64, "images/x.png", True, "random", '=cmd("<script>")', 0.9, 1.0, "", "0")
+    item = Item("0" * 64, "images/x.png", True, "random", '=cmd("<script>")', 0.9, 1.0, "", "0")
     folder = tmp_path / "queue"
     folder.mkdir()
-    label_queue._describe(folder, EPISODE, [item], ['=cmd("<script>")', "pit"], PARAMS)
+    describe(folder, EPISODE, [item], ['=cmd("<script>")', "pit"], PARAMS)
     row = next(csv.DictReader((folder / "queue.csv").read_text(encoding="utf-8").splitlines()))
     assert row["predicted"].startswith("'=cmd")
     task = json.loads((folder / "labelstudio.json").read_text(encoding="utf-8"))[0]

@@ -1,0 +1,125 @@
+"""The files of a label queue: queue.csv, labelstudio.json and its labelling page, README.txt, manifest.json."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from monitoring.journal import Episode
+from pipeline.artifacts import write_json, write_text
+from pipeline.params import Params
+
+COLUMNS = ("image_id", "file", "why", "predicted", "confidence", "novelty", "label", "note")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of the queue."""
+
+    image_id: str
+    file: str
+    random: bool
+    why: str
+    predicted: str
+    confidence: float
+    novelty: float
+    source: str
+    dhash: str
+
+
+def describe(
+    folder: Path, episode: Episode, items: Sequence[Item], classes: Sequence[str], params: Params
+) -> None:
+    write_text(folder / "queue.csv", _csv(items))
+    write_json(folder / "labelstudio.json", [_task(item, episode.champion) for item in items])
+    write_text(folder / "labelstudio.xml", _labelling_page(classes))
+    write_text(folder / "README.txt", _readme(episode, items, classes, params))
+    manifest = {
+        "episode": episode.id,
+        "champion": episode.champion,
+        "seed": params.seed,
+        "classes": list(classes),
+        "items": [vars(item) for item in items],
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def safe_cell(text: str) -> str:
+    """A spreadsheet must not run a class name: a leading apostrophe keeps it text."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _csv(items: Sequence[Item]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for item in items:
+        shown = safe_cell(item.predicted)
+        writer.writerow([item.image_id, item.file, item.why, shown, item.confidence, item.novelty, "", ""])
+    return stream.getvalue()
+
+
+def _task(item: Item, champion: str) -> dict[str, Any]:
+    choice = {
+        "from_name": "label",
+        "to_name": "image",
+        "type": "choices",
+        "value": {"choices": [item.predicted]},
+    }
+    return {
+        "data": {
+            "image": f"/data/local-files/?d={item.file}",
+            "image_id": item.image_id,
+            "why": item.why,
+        },
+        # Label Studio shows predictions as pre-selected hints; only annotations are read back.
+        "predictions": [
+            {"model_version": f"hint {champion[:12]}", "score": item.confidence, "result": [choice]}
+        ],
+    }
+
+
+def _labelling_page(classes: Sequence[str]) -> str:
+    choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in classes)
+    return (
+        '<View>\n  <Image name="image" value="$image"/>\n'
+        f'  <Choices name="label" toName="image" choice="single">\n{choices}\n  </Choices>\n</View>\n'
+    )
+
+
+def _readme(episode: Episode, items: Sequence[Item], classes: Sequence[str], params: Params) -> str:
+    if not items:
+        return (
+            "Nothing to ask: none of the images since the drift began was kept, or none of them decodes.\n"
+            "Set log.keep_images above 0 in params.yaml and restart the service, or bring images of the new kind\n"
+            "yourself, in folders named by class:\n\n    python -m monitoring label <folder>\n"
+        )
+    at_random = sum(item.random for item in items)
+    needed = min(params.label.min_labels, len(items))
+    listed = "\n".join(f"    {json.dumps(name, ensure_ascii=False)}" for name in classes)
+    return f"""{len(items)} images want a label. Why: {episode.why}
+
+How to answer, either way:
+ 1. Open queue.csv beside the images, write a class into the column `label` (leave it empty where you are not
+    sure), save as CSV, and run
+        python -m monitoring label {queue_path(episode)}queue.csv
+ 2. Label Studio: serve this folder as local files, take labelstudio.xml as the labelling page, import
+    labelstudio.json, export JSON, and run
+        python -m monitoring label <export.json>
+
+The column `predicted` is the model's guess, a hint and often wrong here. The classes:
+{listed}
+A class that is not in this list is taken with --new-class <name>.
+
+{at_random} of the images were drawn at random (`why` = random): answer those first, they alone tell the
+accuracy, and the new test images come from them. {needed} labels start a retrain.
+"""
+
+
+def queue_path(episode: Episode) -> str:
+    """Where the queue lies by default, for the README's command."""
+    return f"var/queue/{episode.id}/"
