@@ -85,10 +85,9 @@ def run(workspace: Workspace, params: Params) -> int:
     workspace.data_docs.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=workspace.data_docs.parent, prefix=".data_docs."))
     try:
-        findings = [
-            _finding(check, result, columns)
-            for check, result in zip(known, _evaluate(known, columns, building), strict=True)
-        ]
+        results = _evaluate(known, columns, building)
+        rows = {_inert(path): row for row, path in enumerate(columns["path"])}
+        findings = [_finding(check, results[check.name], columns, rows) for check in known]
         make_readable(building, [f.to_row() for f in findings])
         building.chmod(0o755)
         if workspace.data_docs.exists():
@@ -108,8 +107,8 @@ def run(workspace: Workspace, params: Params) -> int:
     return 1 if failed else 0
 
 
-def _evaluate(known: list[Check], columns: dict[str, list[Any]], docs: Path) -> list[dict[str, Any]]:
-    """Great Expectations' result of each check, in order; its Data Docs in the folder ``docs``."""
+def _evaluate(known: list[Check], columns: dict[str, list[Any]], docs: Path) -> dict[str, dict[str, Any]]:
+    """Great Expectations' result of each check by name; its Data Docs in the folder ``docs``."""
     import great_expectations as gx
     import pandas as pd
     from great_expectations.checkpoint import UpdateDataDocsAction
@@ -148,8 +147,7 @@ def _evaluate(known: list[Check], columns: dict[str, list[Any]], docs: Path) -> 
     )
     outcome = checkpoint.run(batch_parameters={"dataframe": frame})
     results = next(iter(outcome.run_results.values())).to_json_dict()["results"]
-    by_name = {result["expectation_config"]["meta"]["check"]: result for result in results}
-    return [by_name[check.name] for check in known]
+    return {result["expectation_config"]["meta"]["check"]: result for result in results}
 
 
 def _expectation(check: Check) -> Any:
@@ -183,7 +181,8 @@ def _column(values: list[Any]) -> Any:
 
 
 def _inert(text: str) -> str:
-    return html.escape(_visible(text))
+    """Text that stays text in HTML and in a terminal."""
+    return text if text.isalnum() else html.escape(_visible(text))
 
 
 def _visible(text: str) -> str:
@@ -193,7 +192,10 @@ def _visible(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
-def _finding(check: Check, result: dict[str, Any], columns: dict[str, list[Any]]) -> Finding:
+def _finding(
+    check: Check, result: dict[str, Any], columns: dict[str, list[Any]], rows: dict[str, int]
+) -> Finding:
+    """One result in our words; ``rows`` finds the row of a path as Great Expectations saw it."""
     trouble = _trouble(result["exception_info"])
     if trouble is not None:
         raise VisionloopError(
@@ -205,16 +207,14 @@ def _finding(check: Check, result: dict[str, Any], columns: dict[str, list[Any]]
     if check.kind == "columns":
         return Finding(check, result["success"], f"{len(found['observed_value'])} columns", [], [])
     if check.kind == "distinct":
-        return Finding(check, result["success"], f"{found['observed_value']} {check.noun}", [], [])
-    paths = {_inert(path): index for index, path in enumerate(columns["path"])}
-    rows = [paths[entry["path"]] for entry in found.get("partial_unexpected_index_list") or []][:EXAMPLES]
-    examples = [columns["path"][row] for row in rows]
-    details = [_short(columns[check.column][row]) for row in rows]
+        return Finding(check, result["success"], _counted(found["observed_value"], check.noun), [], [])
+    offending = [rows[entry["path"]] for entry in found.get("partial_unexpected_index_list") or []][:EXAMPLES]
+    examples = [columns["path"][row] for row in offending]
+    details = [_short(columns[check.column][row]) for row in offending]
     count = found["unexpected_count"]
     observed = f"{count:,} of {found['element_count']:,} images"
     if check.noun != "images":
-        noun = {"classes": "class", "labels": "label"}[check.noun] if count == 1 else check.noun
-        observed = f"{count:,} {noun}" + (f": {'; '.join(details[:SHOWN])}" if count else "")
+        observed = _counted(count, check.noun) + (f": {'; '.join(details[:SHOWN])}" if count else "")
     elif check.kind == "between":
         observed += _range(columns[check.column])
     return Finding(check, result["success"], observed, examples, details)
@@ -227,6 +227,10 @@ def _trouble(information: Any) -> str | None:
     if information.get("raised_exception"):
         return str(information.get("exception_message"))
     return next((text for value in information.values() if (text := _trouble(value)) is not None), None)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {({'classes': 'class', 'labels': 'label'}[noun]) if count == 1 else noun}"
 
 
 def _short(value: Any) -> str:

@@ -288,6 +288,7 @@ def test_scan_writes_one_source_and_names_the_nearest(workspace: Workspace, put:
         scan_stage(workspace, settings, "lime")
 
 
+@pytest.mark.slow
 def test_a_pool_gives_the_same_rows_as_one_process(
     workspace: Workspace, put: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
