@@ -27,6 +27,7 @@ from services.settings import bundle_path, open_bundle
 
 MOST_THREADS = 8
 WARM_UPS = 3
+PATIENCE_SECONDS = 10.0
 
 logger = logging.getLogger("bentoml.visionloop")
 
@@ -54,6 +55,16 @@ class Engine:
     @property
     def ready(self) -> bool:
         return self._loaded is not None and not self._stopped.is_set()
+
+    async def until_ready(self) -> bool:
+        """Wait for the warm-up, within bounds; whether it is ready.
+
+        With several workers, the one that answers /readyz need not be the one that gets the next request.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self.ready and not self._stopped.is_set() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        return self.ready
 
     @property
     def loaded(self) -> Loaded:

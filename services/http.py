@@ -128,8 +128,6 @@ async def predict(request: Request) -> Response:
 async def _predict(request: Request) -> Response:
     engine: Engine = request.app.state.engine
     serve = engine.params.serve
-    if not engine.ready:
-        raise _unavailable("not_ready", "the bundle is being verified and warmed up: wait for /readyz")
     if request.app.state.in_flight >= serve.max_in_flight:
         raise Refusal(
             429,
@@ -139,6 +137,8 @@ async def _predict(request: Request) -> Response:
         )
     request.app.state.in_flight += 1
     try:
+        if not await engine.until_ready():
+            raise _unavailable("not_ready", "the bundle is being verified and warmed up: wait for /readyz")
         source = _source(request)
         data = await image_bytes(request, serve.max_body_bytes)
         return JSONResponse(await engine.answer(data, source))
