@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "flows", "services", "monitoring")
@@ -126,3 +127,47 @@ def test_no_registry_address_is_in_the_repository() -> None:
     assert "://" not in lock
     assert "--index-url" not in lock
     assert "--hash=sha256:" in lock
+
+
+# What only says where and how things are kept: it can't change what a stage computes.
+KEEPING = {"errors", "params", "telemetry", "artifacts", "folders", "lock", "registry", "history", "answers"}
+
+
+def needed(module: str) -> set[str]:
+    """The project files that importing ``module`` runs."""
+    seen: set[str] = set()
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        path = ROOT / (name.replace(".", "/") + ".py")
+        if not name.startswith("pipeline.") or name in seen or not path.exists():
+            continue
+        seen.add(name)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                queue += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                queue += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return {name.replace(".", "/") + ".py" for name in seen if name.split(".")[1] not in KEEPING}
+
+
+def test_each_stage_depends_on_the_code_that_it_runs() -> None:
+    """A stage whose code changed must not be taken for up to date."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    missing = []
+    for name, stage in stages.items():
+        body = stage.get("do", stage)
+        verb = body["cmd"].split()[3]
+        files = needed(f"pipeline.{'ingest' if verb == 'scan' else verb}")
+        if verb == "bundle":  # loading is its own half; the verb exports
+            files |= needed("pipeline.transfer.export")
+        deps = body.get("deps", [])
+        missing += [
+            f"{name}: {file}"
+            for file in sorted(files)
+            if not any(file == d or file.startswith(f"{d}/") for d in deps)
+        ]
+        missing += [
+            f"{name}: {d} does not exist" for d in deps if d.endswith(".py") and not (ROOT / d).exists()
+        ]
+    assert missing == []
