@@ -11,6 +11,7 @@ import pytest
 
 from monitoring.journal import Episode, Journal
 from pipeline.artifacts import Workspace
+from pipeline.errors import StateError
 from tests import tiny_workspace
 from tests.prefect_server import BIN, PrefectServer, stop
 
@@ -36,20 +37,27 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def deployed(workspace: Workspace, prefect_server: PrefectServer) -> PrefectServer:
-    """After README's three commands, the first and the last of them twice."""
-    for command in (
-        ["python", "-m", "flows.automation", "pools"],
-        ["prefect", "--no-prompt", "deploy", "--all"],
-        ["python", "-m", "flows.automation", "events"],
-        ["python", "-m", "flows.automation"],
-    ):
+def deployed(workspace: Workspace, prefect_server: PrefectServer) -> Iterator[PrefectServer]:
+    """After README's commands; what may be repeated, twice."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.automation import connect, prepare
+
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        with pytest.raises(
+            StateError, match=r"no deployment retrain/retrain: run .prefect --no-prompt deploy --all"
+        ):
+            connect()
+        assert prepare() == ["work pool local", "work pool gpu", "concurrency limit gpu: 1"]
+        assert prepare() == []
         done = subprocess.run(
-            [BIN / command[0], *command[1:]], cwd=workspace.root, env=prefect_server.environment,
+            [BIN / "prefect", "--no-prompt", "deploy", "--all"], cwd=workspace.root, env=prefect_server.environment,
             capture_output=True, text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-    return prefect_server
+        assert connect().startswith("made")
+        assert connect().startswith("brought")
+        yield prefect_server
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +111,9 @@ def test_everything_is_registered_once(deployed: PrefectServer) -> None:
 
 
 def test_watch_runs_on_a_worker(deployed: PrefectServer, worker: Path, workspace: Workspace) -> None:
-    done = subprocess.run(
-        [BIN / "prefect", "deployment", "run", "watch/watch"], cwd=workspace.root, env=deployed.environment,
-        capture_output=True, text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    from prefect.deployments import run_deployment
+
+    run_deployment("watch/watch", timeout=0, as_subflow=False)
     run = run_of(deployed, "watch")
     assert run["state_name"] == "Completed", worker.read_text()
     assert "no_champion" in messages(deployed, run)
@@ -120,7 +126,6 @@ def test_an_event_starts_one_retrain_however_often_it_comes(
 ) -> None:
     from prefect.events import emit_event
     from prefect.events.worker import EventsWorker
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.automation import RETRAIN_REQUESTED
 
@@ -132,13 +137,12 @@ def test_an_event_starts_one_retrain_however_often_it_comes(
     with Journal(workspace.journal) as journal:
         journal.begin(episode)
     payload = {"episode": EPISODE, "reason": "60 labels are back <b>now</b>"}
-    with temporary_settings({PREFECT_API_URL: deployed.url}):
-        for _ in range(2):
-            sent = emit_event(
-                RETRAIN_REQUESTED, {"prefect.resource.id": f"visionloop.champion.{'c' * 64}"}, payload=payload
-            )
-            assert sent is not None
-        EventsWorker.drain_all(timeout=30)
+    for _ in range(2):
+        sent = emit_event(
+            RETRAIN_REQUESTED, {"prefect.resource.id": f"visionloop.champion.{'c' * 64}"}, payload=payload
+        )
+        assert sent is not None
+    EventsWorker.drain_all(timeout=30)
 
     first, second = run_of(deployed, "retrain", 1), run_of(deployed, "retrain", 2)
     assert {first["state_name"], second["state_name"]} == {"Completed"}, worker.read_text()

@@ -1,12 +1,16 @@
 """Releasing: what is refused, what the sandbox catches, what is written down, and that twice is once."""
 
+import contextlib
+import http.server
+import json
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
@@ -250,6 +254,7 @@ def test_release_from_refusal_to_champion(
         assert (champion.digest, champion.why) == (digest, "a better one")
         assert tidy()
         assert "already" in str(release(return_state=True).message)
+    assert not (workspace.home / "log").exists(), "the sandbox's questions are not production's"
     assert len(registry.history()) == 1
     _recorded(workspace, digest)
 
@@ -278,31 +283,85 @@ def _recorded(workspace: Workspace, digest: str) -> None:
     assert changed == ["dvc.lock"]
 
 
-@pytest.mark.slow
-def test_a_served_bundle_that_is_not_the_judged_one_is_caught(
-    workspace: Workspace, tidy: Callable[[], bool]
-) -> None:
-    from services.bento import build
+class Impostor(http.server.BaseHTTPRequestHandler):
+    """A service that says ``model`` and ``reply`` whatever it is asked."""
 
-    params = Params.load(workspace.params)
-    golden = golden_images(workspace, params)
-    digest = tiny_workspace.verdict(workspace)["challenger"]
-    tag = build(workspace.bundle, workspace, params)
-    with sandbox(tag, workspace.home / "bentoml", seconds=120) as url:
-        assert ask(url, golden, digest=digest, limit=1e-4) <= 1e-4
-        with pytest.raises(IntegrityError, match=r"serves.*the verdict is about 000000000000"):
-            ask(url, golden, digest="0" * 64, limit=1e-4)
-        other = [
-            Golden(golden[0].path, "blue" if golden[0].label != "blue" else "red", golden[0].probabilities)
-        ]
-        with pytest.raises(IntegrityError, match="the built Bento says"):
-            ask(url, other, digest=digest, limit=1e-4)
-        broken = workspace.root / "broken.png"
-        broken.write_bytes(golden[0].path.read_bytes()[:60])
-        with pytest.raises(IntegrityError, match=r"refuses .*broken\.png"):
-            ask(url, [Golden(broken, "red", {})], digest=digest, limit=1e-4)
-    assert tidy()
-    assert not (workspace.home / "log").exists(), "the sandbox's questions are not production's"
+    model = "a" * 64
+    reply: ClassVar[dict[str, Any]] = {}
+    status = 200
+
+    def do_GET(self) -> None:
+        self._say({"digest": self.model})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._say(self.reply)
+
+    def _say(self, value: dict[str, Any]) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"probabilities": {"red": 0.90009, "green": 0.09991}}, None),
+        (
+            {"probabilities": {"red": 0.9003, "green": 0.0997}},
+            r"'(red|green)' differs by 0\.0003.*allows 0\.0001",
+        ),
+        ({"label": "green"}, "says 'green'.*offline it was 'red'"),
+        ({"model": "b" * 64}, "answers with bbbbbbbbbbbb"),
+        ({"probabilities": {"red": 0.9, "violet": 0.1}}, "'violet' differs by inf"),
+    ],
+)
+def test_an_answer_that_differs_from_offline_is_caught(
+    tmp_path: Path, changes: dict[str, Any], words: str | None
+) -> None:
+    image = tmp_path / "image.png"
+    image.write_bytes(b"any")
+    golden = [Golden(image, "red", {"red": 0.9, "green": 0.1})]
+    honest = {"model": "a" * 64, "label": "red", "probabilities": {"red": 0.9, "green": 0.1}}
+    with _impostor(reply=honest | changes) as url:
+        if words is None:
+            assert ask(url, golden, digest="a" * 64, limit=1e-4) <= 1e-4
+        else:
+            with pytest.raises(IntegrityError, match=words):
+                ask(url, golden, digest="a" * 64, limit=1e-4)
+
+
+def test_another_bundle_or_a_refusal_is_caught(tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    image.write_bytes(b"any")
+    golden = [Golden(image, "red", {"red": 1.0})]
+    with (
+        _impostor(reply={}) as url,
+        pytest.raises(IntegrityError, match=r"serves aaaaaaaaaaaa.*about bbbbbbbbbbbb"),
+    ):
+        ask(url, golden, digest="b" * 64, limit=1e-4)
+    refusal = _impostor(reply={"error": "truncated"}, status=400)
+    with refusal as url, pytest.raises(IntegrityError, match=r"refuses .*image\.png: 400.*truncated"):
+        ask(url, golden, digest="a" * 64, limit=1e-4)
+
+
+@contextlib.contextmanager
+def _impostor(**answers: Any) -> Iterator[str]:
+    handler = type("Impostor", (Impostor,), answers)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 # Git
