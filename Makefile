@@ -42,7 +42,9 @@ ui: setup ## the drift dashboards on http://127.0.0.1:8011
 	$(VENV)/bin/evidently ui --workspace $${VISIONLOOP_HOME:-var}/evidently --host 127.0.0.1 --port 8011
 
 deploy: setup ## register the deployments at the Prefect server that PREFECT_API_URL names
+	$(VENV)/bin/python -m flows.automation pools
 	$(VENV)/bin/prefect --no-prompt deploy --all
+	$(VENV)/bin/python -m flows.automation events
 
 lock: setup ## resolve pyproject.toml again into requirements.lock
 	$(VENV)/bin/uv pip compile --quiet --system-certs pyproject.toml --extra dev --universal --generate-hashes \

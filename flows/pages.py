@@ -12,7 +12,7 @@ from pipeline.artifacts import Workspace, read_json
 
 __all__ = ["against", "plain", "publish", "verdict_page"]
 
-LONGEST = 300
+LONGEST = 1000
 _ACTIVE = {ord(sign): f"&#{ord(sign)};" for sign in "\\`*_{}[]()<>#+!|~&\"'=@:/"}
 
 
