@@ -78,10 +78,10 @@ def _history(registry: Registry, workspace: Workspace, options: argparse.Namespa
     if not moves:
         return moves, "no champion yet: python -m flows.release promotes the first"
     rows = [
-        f"{move['since'][:19]:21}{move['action']:10}{move['digest'][:12]:14}{_plain(move['by']):12} {_plain(move['why'])}"
+        f"{move['since'][:19]:21}{move['action']:10}{move['digest'][:12]:14}{_plain(move['by']):15} {_plain(move['why'])}"
         for move in moves
     ]
-    return moves, "\n".join([f"{'since (UTC)':21}{'action':10}{'digest':14}{'by':12} why", *rows])
+    return moves, "\n".join([f"{'since (UTC)':21}{'action':10}{'digest':14}{'by':15} why", *rows])
 
 
 def _rollback(registry: Registry, workspace: Workspace, options: argparse.Namespace) -> tuple[Any, str]:
