@@ -11,8 +11,9 @@ import argparse
 import sys
 from datetime import timedelta
 
-from flows.server import command
-from pipeline.errors import StateError
+import httpx
+
+from pipeline.errors import StateError, VisionloopError
 
 __all__ = ["DRIFT_OPENED", "RETRAIN_REQUESTED", "connect", "prepare"]
 
@@ -102,14 +103,32 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    def run() -> int:
+    try:
+        _check_server()
         if options.what != "events":
             print("\n".join(prepare()) or "the work pools and the limit are there")
         if options.what != "pools":
             print(connect())
-        return 0
+    except VisionloopError as error:
+        print(f"automation: {error}", file=sys.stderr)
+        return 1
+    return 0
 
-    return command(run)
+
+def _check_server() -> None:
+    """These belong on a server that stays: one that Prefect starts for a command has nobody to run them."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    start = "start one with `prefect server start`, then set PREFECT_API_URL=http://127.0.0.1:4200/api"
+    if not url:
+        raise StateError(f"PREFECT_API_URL names no Prefect server: {start}")
+    try:
+        healthy = httpx.get(f"{url}/health", timeout=10).status_code == 200
+    except httpx.TransportError:
+        healthy = False
+    if not healthy:
+        raise StateError(f"no Prefect server answers at {url}: {start}")
 
 
 if __name__ == "__main__":
