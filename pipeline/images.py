@@ -9,8 +9,8 @@ perceptual hash from the same ``Decoded``, so their numbers agree.
 What an input becomes: JPEG, PNG, WebP, BMP and TIFF, recognised by content, never by name. The limits
 hold before anything is decoded or allocated. EXIF orientation is applied (a damaged EXIF block counts
 as upright); alpha, also a palette's, is composited on white; 16-bit gray is divided by 256; CMYK and
-YCbCr become RGB; of an animation or a multi-page file the first frame counts. 32-bit and float TIFFs
-have no fixed white, so they are refused instead of guessed.
+YCbCr become RGB, colour profiles are ignored; of an animation or a multi-page file the first frame
+counts. 32-bit and float TIFFs have no fixed white, so they are refused instead of guessed.
 """
 
 import io
