@@ -5,10 +5,11 @@ gives test images. The rest is chosen: uncertain and novel images, spread out by
 are asked once. ``manifest.json`` keeps which is which; predictions are hints and never become labels.
 """
 
+import contextlib
 import hashlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import numpy as np
 from monitoring.evidence import Yardstick, distances
 from monitoring.journal import Episode
 from monitoring.labels import read_labels
-from monitoring.queue_files import Item, describe
+from monitoring.queue_files import Item, describe, is_untouched
 from monitoring.window import Window, kept_file
-from pipeline.artifacts import Workspace, read_json, sync_folder
+from pipeline.artifacts import Workspace, atomic_path, read_json, sync_folder
 from pipeline.errors import ImageError, StateError
 from pipeline.images import decode, dhash
 from pipeline.params import Params
@@ -66,8 +67,9 @@ def select(
     near: float,
     bits: int,
     params: Params,
+    asked: Sequence[Item] = (),
 ) -> list[Item]:
-    """Choose up to the budget from the candidates; pure and the same for the same input.
+    """Choose what of the budget ``asked`` leaves from the candidates; pure, the same for the same input.
 
     Args:
         novelty: (n,) of the window's rows. near: embeddings closer than this are one scene.
@@ -75,8 +77,10 @@ def select(
     """
     embeddings = window.embeddings.astype(np.float64)
     order = sorted(candidates, key=lambda one: _draw(params.seed, window.rows[one.row].image_id))
-    distinct = _distinct(order, embeddings, near, bits)
-    budget = min(params.label.budget, len(distinct))
+    ids = {item.image_id for item in asked}
+    known = embeddings[[row for row, one in enumerate(window.rows) if one.image_id in ids]]
+    distinct = _distinct(order, embeddings, known, [int(item.dhash, 16) for item in asked], near, bits)
+    budget = max(0, min(params.label.budget - len(asked), len(distinct)))
     # Rounded up, so that a budget of 1 is an unbiased one.
     at_random = distinct[: int(np.ceil(params.label.random_share * budget))]
     rest = distinct[len(at_random) :]
@@ -94,18 +98,25 @@ def _draw(seed: int, image_id: str) -> bytes:
     return hashlib.sha256(f"queue/{seed}/{image_id}".encode()).digest()
 
 
-def _distinct(order: Sequence[Candidate], embeddings: np.ndarray, near: float, bits: int) -> list[Candidate]:
-    """The candidates in order, without those near to an earlier one."""
+def _distinct(
+    order: Sequence[Candidate],
+    embeddings: np.ndarray,
+    known: np.ndarray,
+    hashes: list[int],
+    near: float,
+    bits: int,
+) -> list[Candidate]:
+    """The candidates in order, without those near to an earlier one or to a known one."""
     kept: list[Candidate] = []
-    hashes: list[int] = []
     for one in order:
         own = int(one.dhash, 16)
         if any((own ^ other).bit_count() <= bits for other in hashes):
             continue
-        if kept and distances(embeddings[[one.row]], embeddings[[k.row for k in kept]]).min() < near**2:
+        others = np.concatenate([known, embeddings[[other.row for other in kept]]])
+        if len(others) and distances(embeddings[[one.row]], others).min() < near**2:
             continue
         kept.append(one)
-        hashes.append(own)
+        hashes = [*hashes, own]
     return kept
 
 
@@ -156,9 +167,11 @@ def _item(window: Window, one: Candidate, novelty: np.ndarray, why: str, *, rand
     )
 
 
-def candidates_of(workspace: Workspace, window: Window, params: Params) -> list[Candidate]:
-    """The window's images that were kept, decode, and have no label yet; each image once."""
-    known = {label.image_id for label in read_labels(workspace.labels)}
+def candidates_of(
+    workspace: Workspace, window: Window, params: Params, asked: Sequence[Item] = ()
+) -> list[Candidate]:
+    """The window's images that were kept, decode, and are neither labelled nor asked; each image once."""
+    known = {label.image_id for label in read_labels(workspace.labels)} | {item.image_id for item in asked}
     order = sorted(range(len(window)), key=lambda row: _draw(params.seed, window.rows[row].image_id))
     found: list[Candidate] = []
     for row in order:
@@ -182,27 +195,39 @@ def candidates_of(workspace: Workspace, window: Window, params: Params) -> list[
 def write(
     workspace: Workspace, episode: Episode, window: Window, measure: Yardstick, params: Params
 ) -> list[Item]:
-    """Write the episode's queue; one that is there already stays as it is, with what people filled in.
+    """Write the episode's queue, or fill one up that is short of the budget and that nobody has begun.
 
     Returns:
         The items; none where no image was kept, and README.txt says so.
     """
     target = folder_of(workspace, episode.id)
-    if (target / "manifest.json").exists():
-        return items_of(workspace, episode.id)
-    candidates = candidates_of(workspace, window, params)
-    bits = params.validate.near_duplicate_bits
-    novelty = measure.novelty(window.embeddings)
-    items = select(window, candidates, novelty, near=measure.near, bits=bits, params=params)
+    asked = items_of(workspace, episode.id)
+    begun = (target / "manifest.json").exists()
+    if begun and (len(asked) >= params.label.budget or not is_untouched(target)):
+        return asked
+    candidates = candidates_of(workspace, window, params, asked)
+    bits, novelty = params.validate.near_duplicate_bits, measure.novelty(window.embeddings)
+    new = select(window, candidates, novelty, near=measure.near, bits=bits, params=params, asked=asked)
+    if begun and not new:
+        return asked
+    items = [*asked, *new]
+    sources = {f"images/{candidate.path.name}": candidate.path for candidate in candidates}
+    with contextlib.nullcontext(target) if begun else _incoming(target) as folder:
+        for item in new:
+            with atomic_path(folder / item.file) as temporary:
+                shutil.copyfile(sources[item.file], temporary)
+        describe(folder, episode, items, measure.reference.classes, params)
+    return items
+
+
+@contextlib.contextmanager
+def _incoming(target: Path) -> Iterator[Path]:
+    """A folder that becomes ``target`` when the block ends: a queue appears whole or not at all."""
     incoming = target.with_name(f".incoming-{target.name}")
     shutil.rmtree(incoming, ignore_errors=True)
     (incoming / "images").mkdir(parents=True)
-    sources = {candidate.path.name: candidate.path for candidate in candidates}
-    for item in items:
-        shutil.copyfile(sources[Path(item.file).name], incoming / item.file)
-    describe(incoming, episode, items, measure.reference.classes, params)
+    yield incoming
     if target.exists():
         shutil.rmtree(target)  # without a manifest it is a leftover
     incoming.rename(target)
     sync_folder(target.parent)
-    return items

@@ -1,6 +1,7 @@
 """The files of a label queue: queue.csv, labelstudio.json and its labelling page, README.txt, manifest.json."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from monitoring.journal import Episode
-from pipeline.artifacts import write_json, write_text
+from pipeline.artifacts import digest_file, read_json, write_json, write_text
 from pipeline.params import Params
 
 COLUMNS = ("image_id", "file", "why", "predicted", "confidence", "novelty", "label", "note")
@@ -34,18 +35,27 @@ class Item:
 def describe(
     folder: Path, episode: Episode, items: Sequence[Item], classes: Sequence[str], params: Params
 ) -> None:
-    write_text(folder / "queue.csv", _csv(items))
-    write_json(folder / "labelstudio.json", [_task(item, episode.champion) for item in items])
-    write_text(folder / "labelstudio.xml", _labelling_page(classes))
-    write_text(folder / "README.txt", _readme(episode, items, classes, params))
+    """Write all files but the images. The manifest comes first: what queue.csv asks, the intake must know."""
+    table = _csv(items)
     manifest = {
         "episode": episode.id,
         "champion": episode.champion,
         "seed": params.seed,
         "classes": list(classes),
+        "table": hashlib.sha256(table.encode()).hexdigest(),
         "items": [vars(item) for item in items],
     }
     write_json(folder / "manifest.json", manifest)
+    write_text(folder / "queue.csv", table)
+    write_json(folder / "labelstudio.json", [_task(item, episode.champion) for item in items])
+    write_text(folder / "labelstudio.xml", _labelling_page(classes))
+    write_text(folder / "README.txt", _readme(episode, items, classes, params))
+
+
+def is_untouched(folder: Path) -> bool:
+    """Whether queue.csv is as it was written: nobody has begun to fill it in."""
+    table = folder / "queue.csv"
+    return table.exists() and digest_file(table) == read_json(folder / "manifest.json")["table"]
 
 
 def safe_cell(text: str) -> str:

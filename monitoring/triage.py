@@ -81,7 +81,7 @@ def explain(measure: Yardstick, window: Window) -> Explanation:
     kind = _kind(changes, novel_share, shares, source)
     sentences = [_sentence(changes)] if changes else []
     if novel_share >= MANY:
-        sentences.append(f"{novel_share:.0%} of the images are stranger than 99 % of the held-out ones.")
+        sentences.append(f"{novel_share:.0%} of the images are stranger than 99% of the held-out ones.")
     if shares:
         moved = ", ".join(f"{name} {was:.0%} → {now:.0%}" for name, (was, now) in shares.items())
         sentences.append(f"Predicted classes moved: {moved}.")
@@ -139,7 +139,8 @@ def _words(change: Change) -> str:
     if change.name == "saturation":
         return f"{'more' if more else 'less'} colourful (saturation {change.before:.2f} → {change.after:.2f})"
     if change.name == "pixels":
-        return f"{'larger' if more else 'smaller'} ({change.before / 1e6:.2f} → {change.after / 1e6:.2f} megapixels)"
+        sides = f"{np.sqrt(change.before):.0f} → {np.sqrt(change.after):.0f} px"
+        return f"{'larger' if more else 'smaller'} (mean side {sides})"
     return (
         f"the model's confidence {'rose' if more else 'fell'} from {change.before:.2f} to {change.after:.2f}"
     )

@@ -125,6 +125,8 @@ class _Wake:
             return self._without_episode(closed)
         if episode.state == "drift_open":
             return self._with_episode(*self._ask(episode))
+        if episode.state == "awaiting_labels" and self.seen:
+            self._ask_more(episode)
         return self._with_episode(episode, None)
 
     def _close_of_another_champion(self) -> Episode | None:
@@ -245,6 +247,20 @@ class _Wake:
             )
             self.journal.record(step)
         return episode, explanation
+
+    def _ask_more(self, episode: Episode) -> None:
+        """Fill up a queue that was written when only few images had come; one that is begun stays as it is."""
+        window = self.stream.since(episode.since, EXPLAINED)
+        before = len(label_queue.items_of(self.workspace, episode.id))
+        if window is None or label_queue.labels_of(self.workspace, episode):
+            return
+        items = label_queue.write(self.workspace, episode, window, self.stream.measure, self.stream.params)
+        if len(items) == before:
+            return
+        reason = f"{len(items) - before} more images are asked in {episode.queue}, {len(items)} in all."
+        champion = self.stream.champion
+        step = Step(time=self.now, decision="asked", reason=reason, champion=champion, episode=episode.id)
+        self.journal.record(step)
 
     def _write_evidence(self, episode: Episode, window: Window, explanation: Explanation) -> None:
         folder, reference = self._folder(episode), self.stream.measure.reference

@@ -137,14 +137,20 @@ def test_a_kept_image_whose_bytes_are_not_its_ids_is_not_asked(tmp_path: Path) -
     assert len(candidates_of(workspace, window, PARAMS)) == 2
 
 
-def test_a_queue_that_people_work_on_is_never_rewritten(tmp_path: Path) -> None:
+def test_a_short_queue_is_filled_up_until_people_begin_it(tmp_path: Path) -> None:
     world = World(8)
-    workspace, window, measure = answered(tmp_path, [world.shot() for _ in range(30)])
-    first = write(workspace, EPISODE, window, measure, PARAMS)
+    workspace, window, measure = answered(tmp_path, [world.shot() for _ in range(60)])
+    first = write(workspace, EPISODE, window.take(range(12)), measure, PARAMS)
+    second = write(workspace, EPISODE, window, measure, PARAMS)
+    assert len(first) < 20 == len(second)
+    assert second[: len(first)] == first
+    assert len({item.image_id for item in second}) == 20
+    assert 9 <= sum(item.random for item in second) <= 12
     table = workspace.queue / EPISODE.id / "queue.csv"
+    assert table.read_text(encoding="utf-8").count("\n") == 21
     table.write_text(table.read_text(encoding="utf-8") + "mine", encoding="utf-8")
     bigger = replace(PARAMS, label=LabelParams(budget=30))
-    assert write(workspace, EPISODE, window, measure, bigger) == first
+    assert write(workspace, EPISODE, window, measure, bigger) == second
     assert table.read_text(encoding="utf-8").endswith("mine")
 
 

@@ -57,7 +57,7 @@ def test_strange_content_with_the_usual_look() -> None:
     found = explain(measure, window_of(points * 1.8, statistics, chances))
     assert found.kind == "content"
     assert found.novel_share > 0.5
-    assert "stranger than 99 %" in found.text
+    assert "stranger than 99%" in found.text
 
 
 def test_a_single_bad_source_is_named() -> None:
