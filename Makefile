@@ -4,8 +4,10 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
+export VISIONLOOP_HOME ?= $(CURDIR)/var
+export BENTOML_HOME ?= $(VISIONLOOP_HOME)/bentoml
 
-.PHONY: help setup demo test check bench serve ui deploy lock clean
+.PHONY: help setup demo test check serve ui deploy lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -32,14 +34,11 @@ check: setup ## lint, types, architecture and the fast tests, under a minute
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -m "not slow and not real" -q
 
-bench: setup ## ratios against the bare step and the rivals, into benchmarks/results
-	$(VENV)/bin/python -m benchmarks
-
 serve: setup ## answer with the champion on http://127.0.0.1:3000
 	$(VENV)/bin/bentoml serve services.classifier:Classifier --host 127.0.0.1 --port 3000
 
 ui: setup ## the drift dashboards on http://127.0.0.1:8011
-	$(VENV)/bin/evidently ui --workspace $${VISIONLOOP_HOME:-var}/evidently --host 127.0.0.1 --port 8011
+	$(VENV)/bin/evidently ui --workspace $(VISIONLOOP_HOME)/evidently --host 127.0.0.1 --port 8011
 
 deploy: setup ## register the deployments at the Prefect server that PREFECT_API_URL names
 	$(VENV)/bin/python -m flows.automation pools
