@@ -4,8 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
-export VISIONLOOP_HOME ?= $(CURDIR)/var
-export BENTOML_HOME ?= $(VISIONLOOP_HOME)/bentoml
+HOME_OF_STATE = $(or $(VISIONLOOP_HOME),$(CURDIR)/var)
 
 .PHONY: help setup demo test check serve ui deploy lock clean
 
@@ -35,10 +34,10 @@ check: setup ## lint, types, architecture and the fast tests, under a minute
 	$(VENV)/bin/python -m pytest -m "not slow and not real" -q
 
 serve: setup ## answer with the champion on http://127.0.0.1:3000
-	$(VENV)/bin/bentoml serve services.classifier:Classifier --host 127.0.0.1 --port 3000
+	BENTOML_HOME=$(HOME_OF_STATE)/bentoml $(VENV)/bin/bentoml serve services.classifier:Classifier --host 127.0.0.1 --port 3000
 
 ui: setup ## the drift dashboards on http://127.0.0.1:8011
-	$(VENV)/bin/evidently ui --workspace $(VISIONLOOP_HOME)/evidently --host 127.0.0.1 --port 8011
+	$(VENV)/bin/evidently ui --workspace $(HOME_OF_STATE)/evidently --host 127.0.0.1 --port 8011
 
 deploy: setup ## register the deployments at the Prefect server that PREFECT_API_URL names
 	$(VENV)/bin/python -m flows.automation pools
