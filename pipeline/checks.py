@@ -39,6 +39,11 @@ class Check:
     detail: str = ""
 
 
+def images(more: int) -> str:
+    """``more`` test images, in words."""
+    return f"{more:,} more test image{'' if more == 1 else 's'}"
+
+
 def integrity(name: str, fault: str | None, fine: str, mend: str) -> Check:
     """A check that nobody may override: ``fault`` says what does not match, ``mend`` what to run."""
     return Check(
@@ -178,7 +183,7 @@ def recalls(test: pa.Table, per_class: dict[str, Any], classes: Sequence[str], g
 
 def _too_few(n: int, groups: int, least: int) -> str | None:
     if n < least:
-        return f"needs {least - n} more test images for a decision"
+        return f"needs {images(least - n)} for a decision"
     if groups < FEWEST_GROUPS:
         return f"needs test images of {FEWEST_GROUPS - groups} more groups for a decision, there are {groups}"
     return None
@@ -186,7 +191,7 @@ def _too_few(n: int, groups: int, least: int) -> str | None:
 
 def _flip_recall(name: str, n: int, recall: float | None, gate: Gate) -> str:
     if n < gate.min_support:
-        return f"recall of `{name}` needs {gate.min_support - n} more test images for a decision"
+        return f"recall of `{name}` needs {images(gate.min_support - n)} for a decision"
     hits, wanted = round((recall or 0) * n), math.ceil(gate.min_class_recall * n - 1e-9)
     return (
         f"{wanted - hits} more correct of {n}" if hits < wanted else f"{hits - wanted + 1} more wrong of {n}"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.checks import FEWEST_GROUPS, Check, Outcome
+from pipeline.checks import FEWEST_GROUPS, Check, Outcome, images
 from pipeline.intervals import Interval, holm, paired_intervals, sign_flip
 from pipeline.params import Gate
 
@@ -90,7 +90,7 @@ def _overall(difference: np.ndarray, groups: np.ndarray, gate: Gate, seed: int) 
     )
     n, value, low = paired.n, paired.value, paired.low
     if n < gate.min_support or len(np.unique(groups)) < FEWEST_GROUPS:
-        few = f"needs {max(gate.min_support - n, 1)} more test images, of {FEWEST_GROUPS} groups at the least"
+        few = f"needs {images(max(gate.min_support - n, 1))}, of {FEWEST_GROUPS} groups at the least"
         return paired.check(name, "unknown", few, gate)
     if low >= -margin:
         spare = math.floor((low + margin) * n) + 1
@@ -100,7 +100,7 @@ def _overall(difference: np.ndarray, groups: np.ndarray, gate: Gate, seed: int) 
         return paired.check(name, "fail", lacking, gate)
     if value > -margin:  # the bound comes nearer with the square root of the images
         more = math.ceil(n * (((value - low) / (value + margin)) ** 2 - 1))
-        lacking += f", or about {more:,} more test images if both go on like this"
+        lacking += f", or about {images(more)} if both go on like this"
     return paired.check(name, "unknown", lacking, gate)
 
 
@@ -110,11 +110,11 @@ def _part(name: str, paired: _Paired, chance: float, level: float, gate: Gate) -
     outcome: Outcome = "pass" if paired.low >= -margin else "unknown"
     if beyond and chance < level and n >= gate.min_support:
         outcome = "fail"
-    flip = None
+    flip = f"about {math.floor((paired.low + margin) * n) + 1} more newly wrong of {n}"
     if beyond:
         flip = f"{max(1, math.ceil((-margin - paired.value) * n - 1e-9))} more newly right of {n}"
     elif outcome == "unknown":
         flip = f"about {math.ceil((-margin - paired.low) * n)} more newly right of {n}"
     if outcome == "unknown" and n < gate.min_support:
-        flip = f"{name} needs {gate.min_support - n} more test images for a decision"
+        flip = f"{name} needs {images(gate.min_support - n)} for a decision"
     return paired.check(f"noninferiority/{name}", outcome, flip, gate, decides=beyond and chance < LIKELY)
