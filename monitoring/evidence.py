@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betainccinv
 
 from monitoring.reference import Reference
 from monitoring.window import Window
@@ -141,7 +141,7 @@ class Yardstick:
             own = np.sort(values[[self.reference.domains[i] == domain for i in indices]])[::-1]
             rank = max(1, round(tail * len(own)))
             thresholds.append(own[rank - 1])
-            chances.append(beta.isf(delta, rank, len(own) + 1 - rank))
+            chances.append(float(betainccinv(rank, len(own) + 1 - rank, delta)))
         return float(max(thresholds)), float(max(chances))
 
     def _class_bound(self, name: str, indices: np.ndarray, delta: float, *, more: bool) -> float:
@@ -150,7 +150,7 @@ class Yardstick:
         for domain in sorted(set(self.reference.domains)):
             own = self.reference.of_domain(domain, indices)
             hits = sum((self.reference.predicted[i] == name) == more for i in own)
-            chances.append(1.0 if hits == len(own) else beta.isf(delta, hits + 1, len(own) - hits))
+            chances.append(1.0 if hits == len(own) else float(betainccinv(hits + 1, len(own) - hits, delta)))
         return float(max(chances))
 
     def happened(self, window: Window) -> np.ndarray:

@@ -7,7 +7,7 @@ trigger is the sequential test of ``monitoring.evidence``.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import ks_2samp
+from scipy.special import kolmogorov
 
 from monitoring.evidence import distances
 
@@ -65,8 +65,15 @@ def _thinned(points: np.ndarray) -> np.ndarray:
 
 
 def kolmogorov_smirnov(x: np.ndarray, y: np.ndarray) -> float:
-    """p of the two-sample test on one statistic."""
-    return float(ks_2samp(x, y, method="asymp").pvalue)
+    """p of the two-sample test on one statistic: (n,) against (m,).
+
+    The limit distribution with Stephens' correction for small samples (1970). From ``scipy.special``:
+    importing ``scipy.stats`` would cost every wake-up three seconds.
+    """
+    x, y, both = np.sort(x), np.sort(y), np.concatenate([x, y])
+    gap = np.searchsorted(x, both, side="right") / len(x) - np.searchsorted(y, both, side="right") / len(y)
+    size = np.sqrt(len(x) * len(y) / (len(x) + len(y)))
+    return float(kolmogorov((size + 0.12 + 0.11 / size) * np.abs(gap).max()))
 
 
 def class_shares(

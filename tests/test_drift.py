@@ -11,7 +11,7 @@ import pytest
 from monitoring.drift import log10_threshold, matched, observe, yardstick
 from monitoring.evidence import TAILS, Yardstick
 from monitoring.reference import Reference
-from monitoring.two_sample import class_shares, holm, mmd
+from monitoring.two_sample import class_shares, holm, kolmogorov_smirnov, mmd
 from monitoring.wealth import Wealth, prior
 from monitoring.window import Row, Window
 from tests.monitored import START
@@ -290,6 +290,16 @@ def test_mmd_of_a_thousand_against_a_thousand_is_quick_and_small() -> None:
     # Two seconds on two idle cores; processor time does not depend on who else works here.
     assert time.process_time() - started < 4.0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024
+
+
+@pytest.mark.parametrize(("shift", "exact"), [(0.0, 0.68257), (0.3, 0.02428), (0.8, 0.00019029)])
+def test_kolmogorov_smirnov_agrees_with_the_exact_test(shift: float, exact: float) -> None:
+    """Exact values: ``scipy.stats.ks_2samp(x, y, method="exact")`` of the same draws."""
+    rng = np.random.default_rng(0)
+    for drawn in (0.0, 0.3, 0.8):
+        x, y = rng.normal(size=60), rng.normal(size=150) + drawn
+        if drawn == shift:
+            assert kolmogorov_smirnov(x, y) == pytest.approx(exact, rel=0.25)
 
 
 def test_class_shares_by_permutation() -> None:

@@ -234,7 +234,7 @@ def test_of_two_watches_at_once_one_does_nothing_and_says_so(tmp_path: Path) -> 
 def test_a_watch_that_is_killed_anywhere_goes_on_where_it_stood(tmp_path: Path) -> None:
     workspace, world = workspace_at(tmp_path), World()
     digest = promote(workspace, [world.shot() for _ in range(100)])
-    answer(workspace, digest, [world.shot() for _ in range(600)], kept=False)
+    answer(workspace, digest, [world.shot() for _ in range(300)], kept=False)
     answer(
         workspace,
         digest,
@@ -242,11 +242,11 @@ def test_a_watch_that_is_killed_anywhere_goes_on_where_it_stood(tmp_path: Path) 
         start=START + timedelta(hours=1),
         writer="b",
     )
-    for attempt in range(4):
+    for attempt in range(3):
         process = started(workspace, 3)
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(0.1 + 0.25 * attempt)
+        time.sleep(0.1 + 0.3 * attempt)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     end = started(workspace, 3)
@@ -255,12 +255,12 @@ def test_a_watch_that_is_killed_anywhere_goes_on_where_it_stood(tmp_path: Path) 
     outcome = woken(workspace, 4)
     with Journal(workspace.journal) as journal:
         steps = journal.steps()
-        assert sum(step.images for step in steps if step.window) == 700
+        assert sum(step.images for step in steps if step.window) == 400
         assert [step.decision for step in steps].count("drift_open") == 1
         assert steps[[step.window is not None for step in steps].index(True)].detail["images"] == 20
         seen = [step.detail["images"] for step in steps if step.window]
     assert seen == sorted(seen)
-    assert seen[-1] == 700
+    assert seen[-1] == 400
     assert outcome.decision == "awaiting_labels"
     assert outcome.queue is not None
     assert len(list((outcome.queue / "images").iterdir())) == 20
