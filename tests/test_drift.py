@@ -194,6 +194,25 @@ def test_a_burst_of_one_odd_part_is_no_alarm_and_a_dead_camera_is() -> None:
     assert took <= 120
 
 
+@pytest.mark.slow
+def test_shots_of_a_part_side_by_side_are_no_alarm() -> None:
+    """Four near-alike shots of each part in a row: independent they are not, and without the rule it alarms."""
+    alarms = {True: 0, False: 0}
+    for seed in range(8):
+        stream = Stream(300 + seed)
+        measure = yardstick(stream.reference(100), 0.01)
+        parts = [np.repeat(column, 4, axis=0) for column in stream.draw(120)]
+        parts[0] = parts[0] + stream.rng.normal(0, 0.02, parts[0].shape)
+        happened, points = _seen(measure, window_of(*parts))
+        for thinned in (True, False):
+            wealth = Wealth(measure.events)
+            near = measure.near if thinned else 0.0
+            log_e = [wealth.step(row, point, near) for row, point in zip(happened, points, strict=True)]
+            alarms[thinned] += max(log_e) >= log10_threshold(0.01) * np.log(10)
+    assert alarms[True] == 0
+    assert alarms[False] >= 1
+
+
 def test_any_mix_of_known_domains_is_no_drift_and_a_third_one_is() -> None:
     stream = Stream(11)
     first, second = stream.draw(150), stream.draw(60, tone=-0.35, embedding=0.5)
