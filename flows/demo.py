@@ -136,7 +136,7 @@ def shifted_traffic(stage: Stage, url: str) -> tuple[dict[str, Any], str]:
     alarms = [step for step in journal_steps(stage) if step.decision == "drift_open"]
     if not alarms:
         raise StateError(f"no alarm after {len(sent)} images of line-b: see `python -m monitoring why`")
-    images = alarms[0].detail["alarm_at"] + 1 - sum(QUIET.values())
+    images = alarms[0].detail["alarm_at"] - sum(QUIET.values())
     return {"images_to_alarm": images, "explanation": alarms[0].reason}, str(alarms[0].episode)
 
 

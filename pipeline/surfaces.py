@@ -72,8 +72,8 @@ CAMERAS = {
     ),
     "line-b": Camera(
         finishes=("milled", "milled", "blasted", "ground", "brushed"),
-        texture=0.15, blotches=0.09, exposure=(0.36, 0.50), gradient=0.45, hot_spot=0.35, vignette=0.28,
-        raking=1.7, light=0.7, gamma=1.25, tone=(1.16, 1.0, 0.74), blur=0.95, noise=0.030, zoom=0.92, quality=78,
+        texture=0.11, blotches=0.07, exposure=(0.38, 0.55), gradient=0.40, hot_spot=0.28, vignette=0.22,
+        raking=1.4, light=0.7, gamma=1.12, tone=(1.12, 1.0, 0.80), blur=0.70, noise=0.016, zoom=0.95, quality=82,
     ),
 }  # fmt: skip
 
@@ -210,9 +210,9 @@ def scratch(rng: Rng, reflectance: Array, relief: Array) -> None:
         steps = np.stack([np.sin(heading), np.cos(heading)], axis=1) * length / 40
         points = np.cumsum(steps, axis=0)
         points += middle - points.mean(axis=0) + rng.normal(0, 1, 2) * (9 if line else 0)
-        stroke(pen, points, rng.uniform(1.0, 2.1) * (1.05 - (2 * np.abs(t)) ** 4))
+        stroke(pen, points, rng.uniform(1.2, 2.3) * (1.05 - (2 * np.abs(t)) ** 4))
     groove = mask_of(canvas)
-    reflectance += rng.uniform(0.22, 0.55) * groove[..., None]
+    reflectance += rng.uniform(0.28, 0.6) * groove[..., None]
     relief -= 1.4 * ndimage.gaussian_filter(groove, 0.6)
 
 
@@ -270,10 +270,10 @@ def patch(rng: Rng, reflectance: Array, relief: Array) -> None:
     tints = {
         "rust": (0.10, 0.36, 0.52),
         "heat": (0.42, 0.32, 0.06),
-        "scale": (0.34, 0.34, 0.36),
+        "scale": (0.42, 0.42, 0.44),
         "lime": (-0.5, -0.5, -0.42),
     }
-    tint = np.array(tints[str(rng.choice(list(tints)))]) * rng.uniform(0.65, 1.15)
+    tint = np.array(tints[str(rng.choice(list(tints)))]) * rng.uniform(0.8, 1.25)
     mottle = np.clip(1 + 0.28 * smooth_noise(rng, 6) + 0.18 * smooth_noise(rng, 14), 0.2, 1.8)
     reflectance *= 1 - tint * (cover * mottle)[..., None]
     relief += 0.25 * cover * smooth_noise(rng, 4)
