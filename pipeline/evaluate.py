@@ -49,7 +49,9 @@ def run(workspace: Workspace, params: Params) -> int:
     clock.lap("champion")
     metrics = summarise(predictions, bundle.info, params)
     clock.lap("metrics")
-    metrics["seconds"] |= clock.seconds
+    timings = _timings(workspace)
+    metrics["train"] |= {"images_per_second": timings.get("images_per_second")}
+    metrics["seconds"] = timings.get("seconds", {}) | clock.seconds
     artifacts.write_table(workspace.predictions, predictions)
     artifacts.write_table(workspace.champion_predictions, champion)
     artifacts.write_json(workspace.metrics, metrics)
@@ -118,6 +120,12 @@ def read_origin(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is damaged ({error}): run `dvc repro -f evaluate`") from error
 
 
+def _timings(workspace: Workspace) -> dict[str, Any]:
+    """How long training took, from beside the bundle; not part of it, so empty where it was not kept."""
+    path = workspace.bundle / "timings.json"
+    return dict(artifacts.read_json(path)) if path.exists() else {}
+
+
 def summarise(predictions: pa.Table, info: dict[str, Any], params: Params) -> dict[str, Any]:
     """metrics.json, without the seconds of this run: what ``gate`` computes again and compares.
 
@@ -139,8 +147,8 @@ def summarise(predictions: pa.Table, info: dict[str, Any], params: Params) -> di
         "backbone": info.get("backbone"),
         "test": measure(parts["test"], classes, **settings),
         "by_domain": measure_domains(parts["test"]),
-        "train": info.get("train", {}),
-        "seconds": dict(info.get("seconds", {})),
+        "train": dict(info.get("train", {})),
+        "seconds": {},
     }
     if parts["validation"].num_rows:
         metrics["validation"] = measure(parts["validation"], classes, **settings)

@@ -83,6 +83,8 @@ def export(workspace: Workspace, params: Params) -> None:
         files = sorted(path.name for path in fresh.iterdir())
         info["files"] = {name: digest_file(fresh / name) for name in files}
         write_json(fresh / "bundle.json", info)
+        speed = checkpoint["train"]["images_per_second"]
+        write_json(fresh / "timings.json", {"seconds": checkpoint["seconds"], "images_per_second": speed})
         bundle = Bundle.load(fresh)  # exactly as the service will
     before, after = info["validation"]["before"], info["validation"]["after"]
     print(
@@ -137,8 +139,8 @@ def _papers(workspace: Workspace, params: Params, checkpoint: dict[str, Any]) ->
         "backbone": checkpoint["backbone"],
         "backbone_kwargs": checkpoint["backbone_kwargs"],
         "validation": {},
-        "train": checkpoint["train"],
-        "seconds": checkpoint["seconds"],
+        # Not how long it took: the same network must have the same digest however busy the machine was.
+        "train": {name: checkpoint["train"][name] for name in ("n", "steps")},
         "report": checkpoint["report"],
         "weights": checkpoint["weights"],
         "digests": {
