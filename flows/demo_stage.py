@@ -75,6 +75,7 @@ class Stage:
     def start_prefect(self) -> None:
         """Start a Prefect server in the background; it comes up while the first model trains."""
         port = free_port()
+        Path(self.environment["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
         self.environment["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
         self.launch("prefect", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
 

@@ -25,7 +25,7 @@ import numpy as np
 from pipeline.surfaces import CAMERAS, machine_part, photograph
 
 COUNTS: dict[str, dict[str, int]] = {
-    "line-a": {"clean": 450, "scratch": 270, "pit": 210, "patch": 180, "crack": 150, "inclusion": 140},
+    "line-a": {"clean": 390, "scratch": 230, "pit": 180, "patch": 150, "crack": 130, "inclusion": 120},
     "line-b": {"clean": 195, "scratch": 115, "pit": 90, "patch": 75, "crack": 65, "inclusion": 60},
 }
 """Shots per camera and class. Unbalanced as a real line is; the rarest still fills a test split's minimum support."""
