@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from flows.demo_report import Story, write_report
 from flows.demo_stage import Stage, accuracy, free_port, send
 from pipeline.artifacts import digest_file, read_json, write_json
