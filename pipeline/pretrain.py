@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.primitives import SHAPES, TEXTURES, shape, texture
@@ -47,8 +47,6 @@ MODEL_ARGS: dict[str, Any] = {
 """A plain 7 x 7 stem and narrow stages that keep a fine grid; beside the average, the strongest response anywhere
 in the image. A defect of a few pixels vanishes where a network averages."""
 BUNDLED = Path(__file__).parent / "weights" / "bundled"
-
-Tensor = torch.Tensor
 
 
 class Pictures:
@@ -326,8 +324,8 @@ def features(network: nn.Module, paths: list[Path], side: int) -> np.ndarray:
     for start in range(0, len(paths), 32):
         images = []
         for path in paths[start : start + 32]:
-            with Image.open(path) as image:
-                image = image.convert("RGB")
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
                 if image.size != (side, side):
                     image = image.resize((side, side), Image.Resampling.BICUBIC)
                 images.append(np.asarray(image, dtype=np.float32) / 255)
@@ -435,12 +433,12 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     add(
         "--seed", type=int, default=0, help="decides weights, pictures and their order (default: %(default)s)"
     )
-    add("--steps", type=int, default=1000, help="optimizer steps (default: %(default)s)")
-    add("--batch", type=int, default=96, help="pictures per step (default: %(default)s)")
+    add("--steps", type=int, default=800, help="optimizer steps (default: %(default)s)")
+    add("--batch", type=int, default=64, help="pictures per step (default: %(default)s)")
     add(
         "--learning-rate",
         type=float,
-        default=4e-3,
+        default=2e-3,
         help="peak of the one-cycle schedule (default: %(default)s)",
     )
     add("--weight-decay", type=float, default=0.02, help="AdamW's, on matrices only (default: %(default)s)")
@@ -450,15 +448,15 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         default=160,
         help="final side in pixels, the bundle's own (default: %(default)s)",
     )
-    add("--small-size", type=int, default=96, help="side in pixels of most steps (default: %(default)s)")
+    add("--small-size", type=int, default=64, help="side in pixels of most steps (default: %(default)s)")
     add(
         "--full-size-share",
         type=float,
-        default=0.15,
+        default=0.04,
         help="last share of steps at full size (default: %(default)s)",
     )
-    add("--textures-each", type=int, default=80, help="stored textures per family (default: %(default)s)")
-    add("--shapes-each", type=int, default=90, help="stored masks per shape (default: %(default)s)")
+    add("--textures-each", type=int, default=50, help="stored textures per family (default: %(default)s)")
+    add("--shapes-each", type=int, default=70, help="stored masks per shape (default: %(default)s)")
     add("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     add(
         "--sample",

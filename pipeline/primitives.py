@@ -52,7 +52,7 @@ def nearest_points(rng: Rng, size: int, cell: float) -> tuple[Array, Array, Arra
     """For random points about `cell` apart: distances to the nearest and second nearest, and the nearest's index."""
     u, v = axes(rng, size)
     side = int(size * 1.5 / cell) + 2
-    lattice = np.stack(np.mgrid[0:side, 0:side], axis=-1).reshape(-1, 2) - side / 2
+    lattice = np.moveaxis(np.mgrid[0:side, 0:side], 0, -1).reshape(-1, 2) - side / 2
     points = cell * (lattice + rng.uniform(-0.45, 0.45, lattice.shape))
     tree_input = np.stack([u.ravel(), v.ravel()], axis=1)
     distances, index = cKDTree(points).query(tree_input, k=2)
@@ -291,7 +291,7 @@ def cross(rng: Rng) -> Lines:
 
 
 def asterisk(rng: Rng) -> Lines:
-    return [np.stack([np.zeros(2), end]) for end in regular(rng.integers(5, 9))[:-1]]
+    return [np.stack([np.zeros(2), end]) for end in regular(int(rng.integers(5, 9)))[:-1]]
 
 
 def fork(rng: Rng) -> Lines:
@@ -334,7 +334,7 @@ def slab(rng: Rng) -> Lines:
 
 
 def star(rng: Rng) -> Lines:
-    count = rng.integers(4, 8)
+    count = int(rng.integers(4, 8))
     return [regular(2 * count) * np.where(np.arange(2 * count + 1) % 2, rng.uniform(0.3, 0.55), 1)[:, None]]
 
 
