@@ -43,7 +43,11 @@ def _use_project_environment() -> None:
     ``.venv/bin/dvc repro`` runs ``python`` from PATH, which need not be the environment that dvc is in.
     """
     own = Path(".venv/bin/python")
-    if importlib.util.find_spec("pyarrow") is None and own.exists() and not os.environ.get("VISIONLOOP_HANDED_OVER"):
+    if (
+        importlib.util.find_spec("pyarrow") is None
+        and own.exists()
+        and not os.environ.get("VISIONLOOP_HANDED_OVER")
+    ):
         os.environ["VISIONLOOP_HANDED_OVER"] = "1"
         os.execv(own, [str(own), "-m", "pipeline", *sys.argv[1:]])
 

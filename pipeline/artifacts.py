@@ -309,7 +309,9 @@ LOG_FIELDS = (
 
 def encode_log_row(row: dict[str, Any]) -> bytes:
     """One line of the prediction log, newline included."""
-    body = json.dumps({name: row[name] for name in LOG_FIELDS}, separators=(",", ":"), ensure_ascii=True).encode()
+    body = json.dumps(
+        {name: row[name] for name in LOG_FIELDS}, separators=(",", ":"), ensure_ascii=True
+    ).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 

@@ -30,4 +30,3 @@ def install() -> Path:
     target = Path(sysconfig.get_paths()["purelib"]) / "visionloop_telemetry.pth"
     target.write_text(f"import os; [os.environ.setdefault(k, v) for k, v in {OFF!r}.items()]\n")
     return target
-

@@ -31,7 +31,7 @@ from pipeline.transforms import Preprocessing
 
 __all__ = ["DivergedError", "Images", "Recipe", "Tuned", "finetune", "predict"]
 
-LEARNING_RATE = 5e-4  # of the head and the top layer
+LEARNING_RATE = 1.5e-4  # of the head and the top layer
 LAYER_DECAY = 0.8  # learning rate of a layer over that of the layer above
 WEIGHT_DECAY = 0.02
 WARM_UP = 0.1  # of all steps

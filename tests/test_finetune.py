@@ -1,0 +1,303 @@
+"""Fine-tuning: frozen means frozen, rates are what they are said to be, a resume ends where an undisturbed run does."""
+
+import copy
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StateError
+from pipeline.params import Model
+from pipeline.transfer.augment import augment, augmented
+from pipeline.transfer.imbalance import Plan
+from tests import tiny_training
+
+pytestmark = pytest.mark.slow
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
+
+from pipeline.backbone import Backbone, load  # noqa: E402
+from pipeline.transfer import cost  # noqa: E402
+from pipeline.transfer.classifier import Classifier  # noqa: E402
+from pipeline.transfer.finetune import (  # noqa: E402
+    LAYER_DECAY,
+    DivergedError,
+    Images,
+    Recipe,
+    _Run,
+    finetune,
+    predict,
+)
+from pipeline.transfer.freeze import freeze, layer_of, trained  # noqa: E402
+from pipeline.transfer.resume import State  # noqa: E402
+
+CLASSES = tiny_training.CLASSES
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    folder = tiny_training.save_weights(tmp_path_factory.mktemp("weights") / "local")
+    return load(Model(weights=str(folder)), root=Path("/"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def images(backbone: Backbone) -> Images:
+    """36 training and 12 validation pictures."""
+    import io
+
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    labels = np.arange(48) % 3
+    opened = [Image.open(io.BytesIO(tiny_training.picture(CLASSES[label], generator))) for label in labels]
+    views = np.stack([backbone.preprocessing.view(image) for image in opened])
+    paths = [f"picture-{number}.png" for number in range(48)]
+    return Images(views, labels, paths, np.arange(36), np.arange(36, 48))
+
+
+@pytest.fixture
+def classifier(backbone: Backbone) -> Classifier:
+    torch.manual_seed(0)
+    made = Classifier(copy.deepcopy(backbone.module), backbone.width, len(CLASSES))
+    nn.init.normal_(made.head.weight, std=0.01)
+    return made.eval()
+
+
+def plan(name: str = "none") -> Plan:
+    weights = {label: {"weight": weight} for label, weight in zip(CLASSES, (0.5, 0.5, 2.0), strict=True)}
+    return Plan.of({"plan": name, "classes": weights}, np.arange(36) % 3, CLASSES)
+
+
+def recipe(**changes: object) -> Recipe:
+    return Recipe(**({"epochs": 2, "seed": 0, "batch_size": 12} | changes))  # type: ignore[arg-type]
+
+
+def snapshot(classifier: Classifier) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+
+
+def test_what_is_frozen_stays_bit_identical_and_the_rest_moves(
+    classifier: Classifier, images: Images, backbone: Backbone
+) -> None:
+    frozen = freeze(classifier, 0.5, keep_statistics=True)
+    before = snapshot(classifier)
+    finetune(classifier, images, plan(), backbone.preprocessing, recipe())
+    moved = {
+        name for name, tensor in classifier.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    assert not moved & {f"backbone.{name}" for name in frozen}
+    statistics = [name for name in before if "running_" in name or "num_batches" in name]
+    assert statistics
+    assert not moved & set(statistics)
+    assert {"head.weight", "head.bias"} <= moved
+    assert any(name.startswith("backbone.") for name in moved)
+    assert moved <= set(trained(classifier))
+
+
+def test_the_boundary_lies_where_it_should(classifier: Classifier) -> None:
+    freeze(classifier, 0.5, keep_statistics=True)
+    layers = layer_of(classifier.backbone)
+    free = {
+        layers[name] for name, parameter in classifier.backbone.named_parameters() if parameter.requires_grad
+    }
+    still = {
+        layers[name]
+        for name, parameter in classifier.backbone.named_parameters()
+        if not parameter.requires_grad
+    }
+    assert max(still) < min(free)
+    assert "conv_stem.weight" not in trained(classifier)
+    freeze(classifier, 0.0, keep_statistics=True)
+    assert all(parameter.requires_grad for parameter in classifier.parameters())
+
+
+def test_still_norms_are_in_eval_mode_after_every_train(classifier: Classifier) -> None:
+    freeze(classifier, 0.5, keep_statistics=False)
+    for _ in range(2):
+        classifier.eval()
+        classifier.train()
+        norms = [module for module in classifier.modules() if isinstance(module, _BatchNorm)]
+        for module in norms:
+            assert module.training == module.weight.requires_grad
+        assert {module.training for module in norms} == {True, False}
+    freeze(classifier, 0.0, keep_statistics=True)
+    classifier.train()
+    assert not any(module.training for module in classifier.modules() if isinstance(module, _BatchNorm))
+
+
+def test_without_pretraining_the_statistics_are_learnt(
+    classifier: Classifier, images: Images, backbone: Backbone
+) -> None:
+    freeze(classifier, 0.0, keep_statistics=False)
+    before = snapshot(classifier)
+    finetune(classifier, images, plan(), backbone.preprocessing, recipe(epochs=1))
+    assert not torch.equal(
+        classifier.state_dict()["backbone.bn1.running_mean"], before["backbone.bn1.running_mean"]
+    )
+
+
+def test_lower_layers_really_learn_more_slowly(
+    classifier: Classifier, images: Images, backbone: Backbone
+) -> None:
+    freeze(classifier, 0.0, keep_statistics=True)
+    run = _Run(classifier, images, plan(), backbone.preprocessing, recipe(epochs=10))
+    top = run.recipe.learning_rate
+    run.schedule.step_update(3)  # the warm-up's last step
+    rates = {}
+    for group in run.optimizer.param_groups:
+        for parameter in group["params"]:
+            rates[run.names[id(parameter)]] = group["lr"]
+    assert rates["head.weight"] == pytest.approx(top, rel=0.05)
+    top = rates["head.weight"]
+    layers = layer_of(classifier.backbone)
+    for name, layer in layers.items():
+        above = max(layers.values()) - layer
+        assert rates[f"backbone.{name}"] == pytest.approx(top * LAYER_DECAY**above)
+    assert rates["backbone.conv_stem.weight"] < top / 10
+    run.schedule.step_update(10 * run.steps)
+    assert all(group["lr"] < top * 1e-6 for group in run.optimizer.param_groups)
+    run.schedule.step_update(0)
+    assert all(group["lr"] == 0 for group in run.optimizer.param_groups)
+
+
+def test_it_learns(classifier: Classifier, images: Images, backbone: Backbone) -> None:
+    freeze(classifier, 0.5, keep_statistics=True)
+    tuned = finetune(classifier, images, plan(), backbone.preprocessing, recipe(epochs=8, learning_rate=2e-3))
+    losses = [entry["validation"] for entry in tuned.history]
+    assert min(losses) < 0.97 < math.log(3)
+    assert losses[tuned.epoch - 1] == min(losses)
+    logits = predict(classifier, images.views, images.validation, backbone.preprocessing, "cpu", 12)
+    np.testing.assert_array_equal(logits, tuned.logits)  # the best epoch's network is the one that is kept
+
+
+def test_it_stops_when_validation_gets_no_better(
+    classifier: Classifier, images: Images, backbone: Backbone
+) -> None:
+    freeze(classifier, 0.5, keep_statistics=True)
+    nonsense = np.random.default_rng(0).permutation(images.labels)
+    shuffled = Images(images.views, nonsense, images.paths, images.train, images.validation)
+    tuned = finetune(
+        classifier, shuffled, plan(), backbone.preprocessing, recipe(epochs=30, learning_rate=3e-3)
+    )
+    assert len(tuned.history) < 30
+    assert len(tuned.history) - tuned.epoch == 3
+
+
+@pytest.mark.parametrize("name", ["none", "class_weights", "sampler", "logit_adjustment"])
+def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(
+    name: str, classifier: Classifier, images: Images, backbone: Backbone, tmp_path: Path
+) -> None:
+    freeze(classifier, 0.3, keep_statistics=False)
+    twin = copy.deepcopy(classifier)
+    freeze(twin, 0.3, keep_statistics=False)  # a copy's list of still modules is its own
+    whole = finetune(classifier, images, plan(name), backbone.preprocessing, recipe(epochs=3))
+    state = State(tmp_path, "key")
+
+    class StopError(Exception):
+        """Stands for the kill, right after the second epoch's state was written."""
+
+    class Stopping(State):
+        def save(self, epoch: int, *arguments: object) -> None:
+            super().save(epoch, *arguments)  # type: ignore[arg-type]
+            if epoch == 2:
+                raise StopError
+
+    fresh = snapshot(twin)
+    with pytest.raises(StopError):
+        finetune(
+            twin, images, plan(name), backbone.preprocessing, recipe(epochs=3), Stopping(tmp_path, "key")
+        )
+    twin.load_state_dict(fresh)  # as a new process would start
+    torch.manual_seed(12345)
+    resumed = finetune(twin, images, plan(name), backbone.preprocessing, recipe(epochs=3), state)
+    assert resumed.history == whole.history
+    assert resumed.epoch == whole.epoch
+    np.testing.assert_array_equal(resumed.logits, whole.logits)
+    assert all(
+        torch.equal(a, b) for a, b in zip(snapshot(twin).values(), snapshot(classifier).values(), strict=True)
+    )
+
+
+def test_a_damaged_state_starts_afresh(tmp_path: Path) -> None:
+    state = State(tmp_path, "key")
+    assert state.load() is None
+    state.save(1, {"a": torch.ones(3)}, {"best": 1})
+    state.save(2, {"a": torch.zeros(3)}, {"best": 2})
+    loaded = state.load()
+    assert loaded is not None
+    assert (loaded[0], loaded[2]) == (2, {"best": 2})
+    file = next(state.folder.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert state.load() is None
+    (state.folder / "state.json").write_text("{")
+    assert state.load() is None
+
+
+def test_a_loss_that_is_no_number_names_the_images(
+    classifier: Classifier, images: Images, backbone: Backbone
+) -> None:
+    with torch.no_grad():
+        classifier.head.bias[0] = float("nan")
+    with pytest.raises(DivergedError, match=r"nan in epoch 1.*picture-\d+\.png.*learning_rate"):
+        finetune(classifier, images, plan(), backbone.preprocessing, recipe())
+
+
+class SmallMemory(Classifier):
+    """A real network on a machine whose memory holds so many images at once."""
+
+    holds = 4
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.training and len(pixels) > self.holds:
+            raise torch.OutOfMemoryError(f"out of memory: {len(pixels)} images")
+        return super().forward(pixels)
+
+
+def test_a_batch_that_does_not_fit_is_split_and_gives_the_same_gradients(
+    classifier: Classifier, images: Images, backbone: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = SmallMemory(copy.deepcopy(classifier.backbone), backbone.width, len(CLASSES))
+    small.head.load_state_dict(classifier.head.state_dict())
+    results = []
+    for network in (classifier, small):
+        freeze(network, 0.5, keep_statistics=True)
+        results.append(
+            finetune(network, images, plan("class_weights"), backbone.preprocessing, recipe(epochs=1))
+        )
+    assert "parts of 3 images" in capsys.readouterr().out
+    assert results[1].history[0]["train"] == pytest.approx(results[0].history[0]["train"], rel=1e-3)
+    np.testing.assert_allclose(results[1].logits, results[0].logits, atol=2e-2)
+    small.holds = 0
+    with pytest.raises(StateError, match="single image"):
+        finetune(small, images, plan(), backbone.preprocessing, recipe(epochs=1))
+
+
+def test_random_views_depend_on_seed_draw_and_row_alone(images: Images) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first = augmented(images.views, [1, 2, 3], 0, 0, pool)
+        other = augmented(images.views, [3, 1], 0, 0, pool)
+        np.testing.assert_array_equal(first[[2, 0]], other)
+        assert (first != augmented(images.views, [1, 2, 3], 0, 1, pool)).any()
+        assert (first != augmented(images.views, [1, 2, 3], 1, 0, pool)).any()
+    assert first.dtype == np.uint8
+    flat = np.full((20, 30, 3), (200, 100, 50), dtype=np.uint8)
+    varied = augment(flat, np.random.default_rng(0))
+    assert np.ptp(varied, axis=(0, 1)).max() == 0  # still flat: only its colour changes, and not much
+    assert np.abs(varied[0, 0].astype(int) - flat[0, 0]).max() < 90
+
+
+def test_the_cost_counts_what_is_trained_and_no_clock(classifier: Classifier) -> None:
+    freeze(classifier, 0.0, keep_statistics=True)
+    whole = cost.measure(classifier, 48, "cpu")
+    freeze(classifier, 0.5, keep_statistics=True)
+    half = cost.measure(classifier, 48, "cpu")
+    assert half == cost.measure(classifier, 48, "cpu")
+    assert half.forward == whole.forward < half.train < whole.train
+    assert cost.measure(classifier, 96, "cpu").forward > 2 * half.forward
+    assert cost.epochs_within(60, 25) == 2
+    assert cost.epochs_within(60, 61) == 0
+    assert cost.epochs_within(60, 0.1) == cost.MOST_EPOCHS

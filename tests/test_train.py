@@ -1,0 +1,212 @@
+"""The train verb: the same network each time, also after a kill, and a reason for what it keeps."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.artifacts import SPLIT, Workspace, read_json, read_table, write_table
+from pipeline.errors import DataError, IntegrityError, ParamsError
+from pipeline.params import Params
+from tests import tiny_training
+
+pytestmark = pytest.mark.slow
+torch = pytest.importorskip("torch")
+
+from pipeline import train  # noqa: E402
+from pipeline.transfer.checkpoint import load_checkpoint, read_checkpoint  # noqa: E402
+from pipeline.transfer.device import pick_device, use_bfloat16  # noqa: E402
+
+TUNE = {"strategy": "finetune", "epochs": 3, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_training.save_weights(tmp_path_factory.mktemp("weights") / "local")
+
+
+def trained(root: Path, weights: Path | str, **settings: Any) -> dict[str, Any]:
+    """checkpoint.json after training in a new workspace in ``root``."""
+    workspace = tiny_training.make(root, weights, train=settings)
+    assert train.run(workspace, Params.load(workspace.params)) == 0
+    return read_checkpoint(workspace.checkpoint)
+
+
+def lasting(info: dict[str, Any]) -> dict[str, Any]:
+    """What must not depend on the clock."""
+    kept = {name: value for name, value in info.items() if name != "seconds"}
+    kept["train"] = {name: value for name, value in info["train"].items() if name != "images_per_second"}
+    return kept
+
+
+def test_the_probe_is_what_is_kept_when_the_budget_is_spent(weights: Path, tmp_path: Path) -> None:
+    info = trained(tmp_path / "w", weights, strategy="auto", budget_seconds=0)
+    assert info["strategy"] == "probe"
+    assert "Fine-tuning was skipped" in info["report"]
+    assert info["classes"] == list(tiny_training.CLASSES)
+    assert info["validation"]["n"] == 12
+    assert info["validation"]["accuracy"] > 0.5
+    assert info["train"]["n"] == 48
+    curve = (tmp_path / "w/reports/plots/learning_curve.csv").read_text().splitlines()
+    assert curve[0] == "step,loss,split"
+    assert len(curve) == 3
+    classifier, _ = load_checkpoint(tmp_path / "w/artifacts/checkpoint")
+    assert classifier.head.weight.shape == (3, info["width"])
+
+
+def test_auto_fine_tunes_within_its_budget_and_says_what_each_gave(weights: Path, tmp_path: Path) -> None:
+    info = trained(tmp_path / "w", weights, strategy="auto", budget_seconds=60)
+    kept = info["validation"][info["strategy"]]
+    assert {"probe", "finetune"} <= info["validation"].keys()
+    assert info["validation"]["accuracy"] == kept["accuracy"]
+    assert "12 epochs" in info["report"]
+    assert "standard error" in info["report"]
+    assert (info["train"]["steps"] > 0) == (info["strategy"] == "finetune")
+    assert not (tmp_path / "w/var/train").exists()
+
+
+def test_the_same_inputs_give_the_same_bits(weights: Path, tmp_path: Path) -> None:
+    first, second = (trained(tmp_path / name, weights, **TUNE) for name in ("one", "two"))
+    assert lasting(first) == lasting(second)  # the weights' digest is in it
+    other = tiny_training.make(tmp_path / "three", weights, train=TUNE)
+    other.params.write_text(json.dumps(json.loads(other.params.read_text()) | {"seed": 1}))
+    train.run(other, Params.load(other.params))
+    assert read_checkpoint(other.checkpoint)["sha256"] != first["sha256"]
+
+
+def test_killed_in_training_it_goes_on_and_ends_the_same(weights: Path, tmp_path: Path) -> None:
+    settings = TUNE | {"epochs": 8}
+    undisturbed = trained(tmp_path / "one", weights, **settings)
+    workspace = tiny_training.make(tmp_path / "two", weights, train=settings)
+    command = [sys.executable, "-m", "pipeline", "train"]
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "VISIONLOOP_HOME": str(workspace.home)}
+    environment["OMP_NUM_THREADS"] = str(
+        torch.get_num_threads()
+    )  # bits are promised for one number of threads
+    process = subprocess.Popen(
+        command, cwd=workspace.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    states = workspace.home / "train"
+    while not list(states.glob("*/state.json")):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not workspace.checkpoint.exists()
+    reached = read_json(next(states.glob("*/state.json")))["epoch"]
+    assert 1 <= reached < 8
+    assert train.run(workspace, Params.load(workspace.params)) == 0
+    resumed = read_checkpoint(workspace.checkpoint)
+    assert lasting(resumed) == lasting(undisturbed)
+    assert (workspace.plots / "learning_curve.csv").read_bytes() == (
+        tmp_path / "one/reports/plots/learning_curve.csv"
+    ).read_bytes()
+    assert not states.exists()
+
+
+def test_a_probe_that_wins_is_untouched_by_the_fine_tuning_that_lost(weights: Path, tmp_path: Path) -> None:
+    alone = trained(tmp_path / "alone", weights, strategy="probe")
+    both = trained(tmp_path / "both", weights, strategy="auto", epochs=2, learning_rate=0.3)
+    assert both["strategy"] == "probe"
+    assert "finetune" in both["validation"] or "failed" in both["report"]
+    assert both["sha256"] == alone["sha256"]
+
+
+def test_new_images_reuse_the_features_of_the_old(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(tmp_path / "w", weights, strategy="probe")
+    workspace = Workspace(tmp_path / "w", tmp_path / "w/var")
+    for path in sorted((tmp_path / "w/images").rglob("*.png")):
+        path.unlink()  # all views are stored, so nobody needs the files
+    rows = read_table(workspace.split, SPLIT).to_pylist()
+    write_table(workspace.split, type(read_table(workspace.split, SPLIT)).from_pylist(rows[:-6], SPLIT))
+    assert train.run(workspace, Params.load(workspace.params)) == 0
+
+
+def rewrite(workspace: Workspace, change: dict[str, str], where: dict[str, str]) -> None:
+    rows = read_table(workspace.split, SPLIT).to_pylist()
+    for row in rows:
+        if all(row[name] == value for name, value in where.items()):
+            row |= change
+    write_table(workspace.split, type(read_table(workspace.split, SPLIT)).from_pylist(rows, SPLIT))
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "words"),
+    [
+        ({"split": "test"}, {"split": "validation"}, "no validation image"),
+        ({"split": "excluded"}, {"split": "train"}, "no train image"),
+        ({"split": "test"}, {"split": "train", "label": "dots"}, "in validation but not in train: dots"),
+        ({"label": "dots"}, {}, "all of one class"),
+    ],
+)
+def test_data_that_can_not_be_learnt_is_refused_and_the_old_checkpoint_stays(
+    weights: Path, tmp_path: Path, change: dict[str, str], where: dict[str, str], words: str
+) -> None:
+    workspace = tiny_training.make(tmp_path / "w", weights)
+    workspace.checkpoint.mkdir()
+    (workspace.checkpoint / "checkpoint.json").write_text("old")
+    rewrite(workspace, change, where)
+    with pytest.raises(DataError, match=words):
+        train.run(workspace, Params.load(workspace.params))
+    assert (workspace.checkpoint / "checkpoint.json").read_text() == "old"
+
+
+def test_an_image_that_went_bad_since_ingest_is_named(weights: Path, tmp_path: Path) -> None:
+    workspace = tiny_training.make(tmp_path / "w", weights)
+    victim = workspace.root / "images/dots/001.png"
+    victim.write_bytes(victim.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"dots/001\.png"):
+        train.run(workspace, Params.load(workspace.params))
+
+
+def test_a_corrupted_checkpoint_is_refused_with_the_next_command(weights: Path, tmp_path: Path) -> None:
+    trained(tmp_path / "w", weights)
+    folder = tmp_path / "w/artifacts/checkpoint"
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="dvc repro train"):
+        load_checkpoint(copy)
+    info = read_json(folder / "checkpoint.json")
+    (folder / "checkpoint.json").write_text(json.dumps(info | {"classes": ["a", "b"]}))
+    with pytest.raises(IntegrityError, match="can't be loaded"):
+        load_checkpoint(folder)
+
+
+def test_the_probes_logits_are_the_networks_own(weights: Path, tmp_path: Path) -> None:
+    from pipeline.transfer.finetune import predict
+    from pipeline.transforms import Preprocessing
+    from pipeline.views import views
+
+    info = trained(tmp_path / "w", weights, strategy="probe")
+    workspace = Workspace(tmp_path / "w", tmp_path / "w/var")
+    rows = [row for row in read_table(workspace.split, SPLIT).to_pylist() if row["split"] == "validation"]
+    preprocessing = Preprocessing.from_dict(info["preprocessing"])
+    pixels = views(
+        workspace, [r["path"] for r in rows], [r["image_id"] for r in rows], preprocessing,
+        max_pixels=10**6, max_bytes=10**6,
+    )  # fmt: skip
+    classifier, _ = load_checkpoint(workspace.checkpoint)
+    logits = predict(classifier, pixels, np.arange(len(pixels)), preprocessing, "cpu")
+    truth = np.array([info["classes"].index(row["label"]) for row in rows])
+    assert (logits.argmax(axis=1) == truth).mean() == pytest.approx(info["validation"]["accuracy"], abs=1e-6)
+
+
+def test_the_device_that_is_asked_for_must_be_there() -> None:
+    if not torch.cuda.is_available():
+        assert pick_device("auto") == "cpu"
+        with pytest.raises(ParamsError, match="sees no GPU"):
+            pick_device("cuda")
+    assert not use_bfloat16("auto", "cpu")  # speed and bits would depend on the CPU's model
+    assert use_bfloat16("bfloat16", "cpu")
+    assert not use_bfloat16("float32", "cpu")
