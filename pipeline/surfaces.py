@@ -71,9 +71,9 @@ CAMERAS = {
         raking=0.9, light=-2.2, gamma=1.0, tone=(0.97, 1.0, 1.03), blur=0.35, noise=0.010, zoom=1.0, quality=90,
     ),
     "line-b": Camera(
-        finishes=("milled", "milled", "blasted", "ground", "brushed"),
-        texture=0.11, blotches=0.07, exposure=(0.38, 0.55), gradient=0.40, hot_spot=0.28, vignette=0.22,
-        raking=1.4, light=0.7, gamma=1.12, tone=(1.12, 1.0, 0.80), blur=0.70, noise=0.016, zoom=0.95, quality=82,
+        finishes=("milled", "milled", "blasted", "ground", "turned"),
+        texture=0.08, blotches=0.06, exposure=(0.26, 0.38), gradient=0.35, hot_spot=0.25, vignette=0.25,
+        raking=1.3, light=0.7, gamma=1.15, tone=(1.25, 1.0, 0.62), blur=0.5, noise=0.010, zoom=0.95, quality=86,
     ),
 }  # fmt: skip
 

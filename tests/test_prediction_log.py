@@ -263,7 +263,7 @@ for line in sys.stdin:
 
 @pytest.mark.slow
 def test_forty_kills_under_load_lose_no_acknowledged_row(tmp_path: Path) -> None:
-    chance = random.Random(0)  # noqa: S311
+    chance = random.Random(0)
     nursery = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path)],
         cwd=ROOT,

@@ -271,7 +271,7 @@ def test_sixty_kills_at_random_moments_leave_a_whole_champion(
     late = tiny_bundle.make(tmp_path / "late", gain=9.0)
     registry.promote(digests[0], by="test", why="first")
     known = [move["since"] for move in registry.history()]
-    chance = random.Random(0)  # noqa: S311  (when to kill is no secret)
+    chance = random.Random(0)
     nursery = subprocess.Popen(
         [sys.executable, "-c", NURSERY, str(registry.folder), *digests],
         cwd=ROOT,

@@ -152,7 +152,7 @@ def test_each_class_gets_its_share(sizes: list[int], seed: int, batches: int) ->
 
 
 def test_groups_stay_whole_and_near_their_share() -> None:
-    chance = random.Random(1)  # noqa: S311
+    chance = random.Random(1)
     sizes = [chance.randint(1, 8) for _ in range(200)]
     everything = [
         image(f"{g}-{n}", f"g{g}", label=f"class {g % 3}")
@@ -313,7 +313,7 @@ def manifest(images: list[Image], hashes: dict[str, str] | None = None) -> pa.Ta
     rows = []
     for number, one in enumerate(images):
         row: dict[str, object] = dict.fromkeys(artifacts.MANIFEST.names)
-        far = f"{random.Random(number).getrandbits(256):064x}"  # noqa: S311
+        far = f"{random.Random(number).getrandbits(256):064x}"
         row |= {
             "image_id": one.image_id,
             "path": one.path,
@@ -357,7 +357,7 @@ def test_the_verb_keeps_its_assignments(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_verb_joins_near_duplicates_of_images_that_have_left(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, tmp_path / "var")
     images = [image(f"i{n}") for n in range(40)]
-    hashes = {one.image_id: f"{random.Random(n).getrandbits(256):064x}" for n, one in enumerate(images)}  # noqa: S311
+    hashes = {one.image_id: f"{random.Random(n).getrandbits(256):064x}" for n, one in enumerate(images)}
     artifacts.write_table(workspace.manifest, manifest(images, hashes))
     run(workspace, Params())
     places = {entry.image_id: entry.split for entry in assignments.load(workspace.assignments)}
