@@ -30,17 +30,18 @@ from pipeline.params import Params
 
 
 @flow(name="watch", persist_result=False)
-def watch(act: bool = False) -> State:
+def watch(act: bool = False, draw: bool = True) -> State:
     """Look at what the log holds since the last wake-up.
 
     Args:
         act: where the decision is `retrain`, do it here, instead of asking for it by an event.
+        draw: bring the dashboard up to date too; a later wake-up draws what this one leaves out.
     """
     logger = get_run_logger()
     workspace = Workspace.here()
     try:
         params = Params.load(workspace.params)
-        outcome = step("wake", lambda: wake(workspace, params, now=datetime.now(UTC)))
+        outcome = step("wake", lambda: wake(workspace, params, now=datetime.now(UTC), draw=draw))
     except VisionloopError as error:
         return Failed(message=str(error))
     logger.info("%s: %s", outcome.decision, outcome.reason)
@@ -104,8 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--act", action="store_true", help="retrain (and release on PROMOTE) where that is decided"
     )
+    parser.add_argument("--no-dashboard", action="store_true", help="leave the drawing to a later wake-up")
     options = parser.parse_args(arguments)
-    return command(lambda: 0 if watch(act=options.act, return_state=True).is_completed() else 1)
+    draw = not options.no_dashboard
+    return command(lambda: 0 if watch(act=options.act, draw=draw, return_state=True).is_completed() else 1)
 
 
 if __name__ == "__main__":
