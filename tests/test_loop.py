@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +99,40 @@ def test_a_second_repro_runs_nothing_and_a_fresh_clone_pulls_instead_of_computin
     run("dvc", "remote", "modify", "--local", "local", "url", str(tmp_path / "remote"), cwd=clone)
     run("dvc", "pull", "-q", cwd=clone)
     assert "Running stage" not in run("dvc", "repro", "gate", cwd=clone)
+
+
+NEEDS_MORE = (
+    "make ", "curl ", "export ", "prefect ", "python -m flows.automation",
+    "python -m monitoring queue", "python -m pipeline.registry rollback",
+)  # fmt: skip
+"""Commands of the README that want a server, an open episode or somebody to go back to; other tests run those."""
+
+
+def readme_commands() -> list[str]:
+    """The README's shell lines, comments cut off, that end by themselves and hold no placeholder."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    lines = [
+        line for block in blocks for line in block.splitlines() if line and "runs until stopped" not in line
+    ]
+    commands = [line.split("  #")[0].split("    #")[0].strip() for line in lines]
+    return [command for command in commands if "<" not in command and not command.startswith(NEEDS_MORE)]
+
+
+@pytest.mark.timeout(1000)
+def test_the_readme_s_commands_do_what_it_says(demo: Path, tmp_path: Path) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "BENTOML_"))
+    }
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+    }
+    commands = readme_commands()
+    assert len(commands) >= 10
+    for command in commands:
+        done = subprocess.run(
+            shlex.split(command), cwd=demo / "workspace", env=environment, check=False, timeout=300,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}"
+    assert (tmp_path / ".local/share/visionloop/dvc-remote").is_dir()
