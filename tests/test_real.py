@@ -39,9 +39,10 @@ def test_groceries_by_their_official_split(checkout: Checkout, real_data: RealDa
             },
             "split": {"pattern": r"/(train|val|test)_"},
             "model": weights(real_data),
+            "train": {"strategy": "probe"},
         }
     )
-    checkout.run("dvc", "repro", "gate")
+    checkout.run("dvc", "repro", "gate", timeout=800)
     metrics = json.loads((checkout.root / "reports/metrics.json").read_text())
     print(json.dumps(metrics["test"] | {"per_class": "…"}))
     assert metrics["test"]["n"] == 526
@@ -100,11 +101,12 @@ def test_paintings_arrive_at_a_model_of_photos(checkout: Checkout, real_data: Re
         {
             "data": {"sources": [{"path": str(domains / "photo"), "domain": "photo"}], "group_pattern": None},
             "model": weights(real_data),
+            "train": {"strategy": "probe"},
             "label": {"budget": 60},
             "gate": {"min_accuracy": 0.75, "min_macro_f1": 0.7, "min_class_recall": 0.3, "max_ece": 0.2},
         }
     )
-    checkout.run("dvc", "repro", "gate")
+    checkout.run("dvc", "repro", "gate", timeout=800)
     checkout.run("python", "-m", "flows.release")
     paintings = images_of(domains / "art_painting")
     random.Random(0).shuffle(paintings)
