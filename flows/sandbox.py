@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from flows.server import end
+from flows.server import answers, end
 from pipeline.artifacts import PREDICTIONS, Workspace, digest_file, read_json, read_table
 from pipeline.errors import DataError, IntegrityError, StateError
 from pipeline.params import Params
@@ -133,14 +132,8 @@ def _free_port() -> int:
 def _wait_until_ready(
     process: subprocess.Popen[str], url: str, log: Path, bento: str, seconds: float
 ) -> None:
-    deadline = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
+    if answers(f"{url}/readyz", process, seconds):
+        return
     how = (
         f"ended with code {process.poll()}"
         if process.poll() is not None

@@ -99,21 +99,30 @@ def _temporary_server(log: Path) -> Iterator[str]:
 
 
 def _wait_until_healthy(process: subprocess.Popen[str], log: Path) -> str:
-    deadline = time.monotonic() + START_SECONDS
     assert process.stdout is not None  # noqa: S101  (asked for above)
     url = process.stdout.readline().strip()
-    while url and process.poll() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/api/health", timeout=5, trust_env=False).status_code == 200:
-                return url
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
+    if url and answers(f"{url}/api/health", process, START_SECONDS):
+        return url
     tail = log.read_text(errors="replace")[-2000:]
     raise StateError(
         f"the temporary Prefect server ended, or was not ready within {START_SECONDS:.0f} s; {log} ends:\n{tail}\n"
         "Start one with `prefect server start` and set PREFECT_API_URL=http://127.0.0.1:4200/api"
     )
+
+
+def answers(url: str, process: subprocess.Popen[str], seconds: float) -> bool:
+    """Wait until ``url`` answers 200; False where ``process`` ends before it, or ``seconds`` pass."""
+    deadline = time.monotonic() + seconds
+    # One client for all attempts: each new one would read the certificates again, for nothing.
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                if client.get(url).status_code == 200:
+                    return True
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+    return False
 
 
 def end(process: subprocess.Popen[str], seconds: float = 10.0) -> None:

@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -46,6 +47,13 @@ MODEL_ARGS: dict[str, Any] = {
 }
 """A plain 7 x 7 stem and narrow stages that keep a fine grid; beside the average, the strongest response anywhere
 in the image. A defect of a few pixels vanishes where a network averages."""
+DESCRIPTION = {
+    "what": "features of procedural textures and shapes, for the embedded sample and as a small starting point",
+    "licence": "Apache-2.0; made by this project, from no downloaded image or weight",
+    "source_domain": f"{len(TEXTURES)} textures and {len(SHAPES)} shapes of pipeline/primitives.py; none of the sample's code",
+    "start": "the stem is a fixed bank of 64 designed filters (ridges, edges, spots, colour contrasts), the blocks hand it "
+    "on; training changes all but the stem. 'filters_untrained' under 'measured' is this start without any training",
+}
 BUNDLED = Path(__file__).parent / "weights" / "bundled"
 
 
@@ -372,6 +380,7 @@ def measure_sample(network: nn.Module, sample: Path, side: int, labelled: int = 
     test = np.array([share_of(part) < 0.25 for part in a_part])
     answers = probe(a[~test], a_class[~test], np.concatenate([a[test], b]))
     on_a, on_b = answers[: test.sum()] == a_class[test], answers[test.sum() :] == b_class
+    macro_f1 = float(f1_score(a_class[test], answers[: test.sum()], average="macro"))
     recalls = {name: round(float(on_a[a_class[test] == name].mean()), 3) for name in np.unique(a_class)}
     parts = np.unique(b_part)
     shown = np.isin(
@@ -381,7 +390,7 @@ def measure_sample(network: nn.Module, sample: Path, side: int, labelled: int = 
     answers = probe(both, both_class, np.concatenate([a[test], b[~shown]]))
     again, kept = answers[test.sum() :] == b_class[~shown], answers[: test.sum()] == a_class[test]
     return {
-        "line_a": with_interval(on_a, a_part[test]) | {"recall": recalls},
+        "line_a": with_interval(on_a, a_part[test]) | {"macro_f1": round(macro_f1, 3), "recall": recalls},
         "line_b": with_interval(on_b, b_part),
         "line_b_after_labels": with_interval(again, b_part[~shown]) | {"labelled": int(shown.sum())},
         "line_a_after_labels": with_interval(kept, a_part[test]),
@@ -401,14 +410,19 @@ def measure_real(network: nn.Module, folder: Path, side: int) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """The bundled weights beside the same architecture with random ones."""
+    """The bundled weights beside the same architecture with random ones, and with the filters but no training."""
     torch.manual_seed(options.seed)
     drawn = create(options, 0).eval()
+    filtered = create(options, 1)
+    start(filtered)
+    settle_statistics(filtered, Pictures(options.seed, 6, 6), options)
+    filtered.reset_classifier(0)
     trained = timm.create_model(f"local-dir:{options.output}", pretrained=True, num_classes=0).eval()
     figures: dict[str, Any] = {
         "how": "logistic regression (C=0.01) on standardised frozen features; intervals by part"
     }
-    for name, network in (("bundled", trained), ("random_weights", drawn)):
+    networks = {"bundled": trained, "random_weights": drawn, "filters_untrained": filtered.eval()}
+    for name, network in networks.items():
         figures[name] = measure_sample(network, options.sample, options.image_size)
         if options.real_images:
             figures[name][f"real_{options.real_images.name}"] = measure_real(
@@ -482,15 +496,13 @@ def main(given: list[str] | None = None) -> int:
         choices = {key: value for key, value in vars(options).items() if isinstance(value, int | float | str)}
         del choices["measure_only"]
         card = {
-            "what": "features of procedural textures and shapes, for the embedded sample and as a small starting point",
             "command": " ".join(["python -m pipeline.pretrain", *(sys.argv[1:] if given is None else given)]),
-            "licence": "Apache-2.0; made by this project, from no downloaded image or weight",
-            "source_domain": f"{len(TEXTURES)} textures and {len(SHAPES)} shapes of pipeline/primitives.py; none of the sample's code",
             "choices": choices,
             "training": record,
             "versions": {"torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__},
         }
-        card_path.write_text(json.dumps(card, indent=2) + "\n")
+    card = DESCRIPTION | {name: value for name, value in card.items() if name not in DESCRIPTION}
+    card_path.write_text(json.dumps(card, indent=2) + "\n")
     if options.sample.exists():
         card["measured"] = measure(options)
         card_path.write_text(json.dumps(card, indent=2) + "\n")
