@@ -99,6 +99,7 @@ def test_a_second_repro_runs_nothing_and_a_fresh_clone_pulls_instead_of_computin
     run("dvc", "remote", "modify", "--local", "local", "url", str(tmp_path / "remote"), cwd=clone)
     run("dvc", "pull", "-q", cwd=clone)
     assert "Running stage" not in run("dvc", "repro", "gate", cwd=clone)
+    run("dvc", "remote", "modify", "--local", "--unset", "local", "url", cwd=workspace)
 
 
 NEEDS_MORE = (
