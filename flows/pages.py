@@ -13,12 +13,14 @@ from pipeline.artifacts import Workspace, read_json
 __all__ = ["against", "plain", "publish", "verdict_page"]
 
 LONGEST = 1000
-_ACTIVE = {ord(sign): f"&#{ord(sign)};" for sign in "\\`*_{}[]()<>#+!|~&\"'=@:/"}
+# Prefect's tables show entities and backslashes as they are, so what Markdown or HTML would act on is replaced by a
+# sign that looks like it.
+_ACTIVE = str.maketrans(dict(zip("\\`*[]<>|~&", "＼ˋ∗［］‹›¦∼＆", strict=True)))
 
 
 def plain(text: object) -> str:
-    """``text`` as one line that Markdown and HTML leave as it is."""
-    line = " ".join(str(text).split())
+    """``text`` as one line that Markdown and HTML leave as it is; signs that they act on become look-alikes."""
+    line = " ".join(str(text).split()).replace("://", ":∕∕").replace("www.", "www․")
     return (line if len(line) <= LONGEST else line[: LONGEST - 1] + "…").translate(_ACTIVE)
 
 
@@ -111,10 +113,11 @@ def verdict_page(verdict: dict[str, Any]) -> str:
         f"Challenger {plain(str(verdict['challenger'])[:12])}, "
         + (f"against champion {plain(champion[:12])}." if champion else "no champion yet."),
         "",
-        "| check | outcome | value | 95 % interval | bound | support | in words | what would change it |",
-        "|---|---|---|---|---|---|---|---|",
+        "| check | outcome | value | 95 % interval | bound | support |",
+        "|---|---|---|---|---|---|",
     ]
-    for check in sorted(verdict["checks"], key=lambda check: order.get(check["outcome"], 0)):
+    checks = sorted(verdict["checks"], key=lambda check: order.get(check["outcome"], 0))
+    for check in checks:
         interval = check.get("ci95")
         cells = (
             plain(check["name"]),
@@ -123,10 +126,13 @@ def verdict_page(verdict: dict[str, Any]) -> str:
             "" if interval is None else f"{_number(interval[0])} to {_number(interval[1])}",
             _number(check.get("bound")),
             _number(check.get("support")),
-            plain(check.get("detail") or ""),
-            plain(check.get("would_flip") or ""),
         )
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    # Sentences below the table: the UI's tables don't wrap.
+    lines += ["", "## In words", ""]
+    for check in checks:
+        words = " ".join(plain(check.get(key) or "") for key in ("detail", "would_flip")).strip()
+        lines += [f"- {plain(check['name'])} ({check['outcome']}): {words}"] if words else []
     return "\n".join(lines) + "\n"
 
 

@@ -362,7 +362,8 @@ def test_a_profile_that_names_a_server_is_the_users_own_prefect(tmp_path: Path) 
 
 
 def test_hostile_names_stay_text() -> None:
-    assert pages.plain("<script>") == "&#60;script&#62;"
+    assert pages.plain("<script>") == "‹script›"
+    assert pages.plain("integrity_data recall/crack: 3+1") == "integrity_data recall/crack: 3+1"
     assert "\n" not in pages.plain("# a\n\nb")
     assert "](" not in pages.plain("[x](http://evil)")
     page = pages.verdict_page(
@@ -370,13 +371,15 @@ def test_hostile_names_stay_text() -> None:
             "decision": "REJECT", "challenger": "a" * 64, "champion": None,
             "checks": [
                 {"name": "recall a|b<img>", "outcome": "pass", "value": 0.91234, "ci95": [0.8, 1.0], "bound": 0.5},
-                {"name": "accuracy", "outcome": "fail", "value": 0.4, "ci95": None, "bound": 0.8, "support": 9},
+                {"name": "accuracy", "outcome": "fail", "value": 0.4, "ci95": None, "bound": 0.8, "support": 9,
+                 "detail": "4 of 9", "would_flip": "4 more correct"},
             ],
         }
     )  # fmt: skip
     assert "<img>" not in page
     rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
-    assert [row.count("|") for row in rows] == [9, 9]
+    assert [row.count("|") for row in rows] == [7, 7]
+    assert "- accuracy (fail): 4 of 9 4 more correct" in page
     assert "accuracy" in rows[0], "what stands against it comes first"
 
 
