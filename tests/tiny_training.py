@@ -27,7 +27,7 @@ def picture(label: str, generator: np.random.Generator) -> bytes:
         "down": (x + phase) // 6 % 2,
         "dots": ((x + phase) // 6 % 2) * ((y + phase) // 6 % 2),
     }[label]
-    pixels = 90 + 70 * pattern[..., None] + generator.normal(0, 8, (52, 60, 3))
+    pixels = 90 + 70 * pattern[..., None] + generator.normal(0, 16, (52, 60, 3))
     stream = io.BytesIO()
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()
