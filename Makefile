@@ -18,7 +18,7 @@ $(READY): requirements.lock
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@awk '/^uv==/ {keep=1} keep {print} keep && !/\\$$/ {exit}' requirements.lock > $(VENV)/uv.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.lock
-	$(VENV)/bin/uv pip sync --quiet --system-certs --require-hashes requirements.lock
+	$(VENV)/bin/uv pip sync --quiet --system-certs --compile-bytecode --require-hashes requirements.lock
 	@$(VENV)/bin/python -c 'from pipeline.telemetry import install; print("telemetry off:", install())'
 	@touch $(READY)
 

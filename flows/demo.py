@@ -8,10 +8,7 @@ from; ``line-b`` stands for a second line whose images start to arrive in produc
 
 import argparse
 import csv
-import hashlib
-import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
@@ -21,67 +18,12 @@ import numpy as np
 
 from flows.demo_report import Story, write_report
 from flows.demo_stage import Stage, accuracy, free_port, send
-from pipeline.artifacts import digest_file, read_json, write_json
+from flows.demo_workspace import WINDOW, answer_from, as_shipped, copy_checkout, images_of, line_b
+from pipeline.artifacts import read_json, write_json
 from pipeline.errors import StateError, VisionloopError
 
 QUIET = {"clean": 80, "scratch": 48, "pit": 37, "patch": 31, "crack": 28, "inclusion": 26}
 """Production images of line-a that nobody trained on: 250, in the sample's own mixture of classes."""
-SENT_SHARE = 0.6  # of line-b's parts that production sends; the rest measures the accuracy before and after
-
-
-def copy_checkout(root: Path, workspace: Path) -> None:
-    """A fresh copy of the checkout (tracked and new files, nothing ignored) with a history of its own."""
-    if workspace.exists():
-        shutil.rmtree(workspace)
-    workspace.mkdir(parents=True)
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=root, capture_output=True, check=True,
-    )  # fmt: skip
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        source, target = root / name, workspace / name
-        if source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-    # The demo's story starts from the product as shipped: no labels yet, no champion.
-    (workspace / "champion-pin.json").write_text('{"digest": null}\n', encoding="utf-8")
-    (workspace / ".venv").symlink_to(Path(sys.prefix).absolute())
-    identity = ["-c", "user.name=visionloop demo", "-c", "user.email=demo@localhost"]
-    subprocess.run(["git", "init", "-q", "-b", "main"], cwd=workspace, check=True)
-    subprocess.run(["git", "add", "-A"], cwd=workspace, check=True)
-    subprocess.run(["git", *identity, "commit", "-q", "-m", "Demo workspace"], cwd=workspace, check=True)
-
-
-def images_of(folder: Path) -> list[tuple[Path, str]]:
-    """(path, class) of an ImageFolder, parts in a fixed shuffled order, shots of a part side by side."""
-    found = [(path, path.parent.name) for path in sorted(folder.glob("*/*.jpg"))]
-    return sorted(found, key=lambda entry: (digest_text(part_of(entry[0])), entry[0].name))
-
-
-def part_of(path: Path) -> str:
-    return path.stem.rsplit("_", 1)[0]
-
-
-def digest_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def answer_from(truth_images: list[tuple[Path, str]], queue: Path) -> int:
-    """Fill in a queue's labels from known images, as an inspector would: ``answered.csv``; returns how many."""
-    truth = {digest_file(path): label for path, label in truth_images}
-    with (queue / "queue.csv").open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        fields = list(reader.fieldnames or [])
-        rows = list(reader)
-    answered = 0
-    for row in rows:
-        row["label"] = truth.get(row["image_id"], "")
-        answered += bool(row["label"])
-    with (queue / "answered.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, fields)
-        writer.writeheader()
-        writer.writerows(rows)
-    return answered
 
 
 def first_model(stage: Stage, root: Path) -> dict[str, Any]:
@@ -112,7 +54,7 @@ def quiet_traffic(stage: Stage, url: str) -> dict[str, Any]:
     with stage.step("quiet_traffic", "Quiet traffic: new images from line-a, several windows, no alarm"):
         fresh = stage.workspace.parent / "production"
         generate(fresh, seed=1, counts={"line-a": QUIET})
-        answers = send(url, images_of(fresh / "line-a"), "line-a")
+        answers = send(url, images_of(fresh / "line-a"), "line-a", a_second=WINDOW)
         print(f"  {len(answers)} images sent, {100 * accuracy(answers):.1f} % answered correctly")
         # The next look draws these windows too: each drawing pays for Evidently's import.
         stage.run("python", "-m", "flows.watch", "--no-dashboard")
@@ -121,19 +63,11 @@ def quiet_traffic(stage: Stage, url: str) -> dict[str, Any]:
     return {"windows": len(steps), "alarms": alarms}
 
 
-def line_b(workspace: Path) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
-    """(images that production sends, images held out to measure with): no part in both."""
-    images = images_of(workspace / "data/sample/line-b")
-    parts = list(dict.fromkeys(part_of(path) for path, _ in images))
-    sent = set(parts[: int(SENT_SHARE * len(parts))])
-    return [i for i in images if part_of(i[0]) in sent], [i for i in images if part_of(i[0]) not in sent]
-
-
 def shifted_traffic(stage: Stage, url: str) -> tuple[dict[str, Any], str]:
     """Step 5: line-b arrives between two looks at the log; (the summary's ``shift``, the episode)."""
     sent, _ = line_b(stage.workspace)
     with stage.step("shift", "The other camera: line-b's images arrive"):
-        answers = send(url, sent, "line-b")
+        answers = send(url, sent, "line-b", a_second=WINDOW)
         print(f"  {len(answers)} images sent, {100 * accuracy(answers):.1f} % answered correctly")
         stage.run("python", "-m", "flows.watch")
     alarms = [step for step in journal_steps(stage) if step.decision == "drift_open"]
@@ -141,27 +75,6 @@ def shifted_traffic(stage: Stage, url: str) -> tuple[dict[str, Any], str]:
         raise StateError(f"no alarm after {len(sent)} images of line-b: see `python -m monitoring why`")
     images = alarms[0].detail["alarm_at"] - sum(QUIET.values())
     return {"images_to_alarm": images, "explanation": alarms[0].reason}, str(alarms[0].episode)
-
-
-def as_shipped(workspace: Path) -> None:
-    """The embedded sample, whatever this checkout's params.yaml and labels say by now."""
-    import yaml
-
-    path = workspace / "params.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    content["data"] |= {
-        "sources": [{"path": "data/sample/line-a", "domain": "line-a"}],
-        "group_pattern": r"(part-\d+)",
-    }
-    content["split"] |= {"pattern": None}
-    content["model"] |= {"backbone": "auto", "weights": "bundled", "image_size": 128}
-    content["train"] |= {"strategy": "probe"}  # minutes, not tens of minutes, on two cores
-    content["watch"] |= {"window": 50}  # more points for the report's plot
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    labels = workspace / "data/labels.csv"
-    labels.write_text(labels.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
-    for name in ("dvc.lock", "data/labelled.dvc"):
-        (workspace / name).unlink(missing_ok=True)
 
 
 def journal_steps(stage: Stage) -> list[Any]:

@@ -140,8 +140,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def send(url: str, images: list[tuple[Path, str]], source: str, clients: int = 4) -> list[tuple[str, str]]:
-    """Post images to the service; returns (true class, answered class) in the order of ``images``."""
+def send(
+    url: str, images: list[tuple[Path, str]], source: str, a_second: int | None = None, clients: int = 4
+) -> list[tuple[str, str]]:
+    """Post images to the service; returns (true class, answered class) in the order of ``images``.
+
+    At most ``a_second`` images a second: dashboards draw by the second, and windows that share one lie on each other.
+    """
     with httpx.Client(base_url=url, timeout=30) as client:
 
         def ask(entry: tuple[Path, str]) -> tuple[str, str]:
@@ -150,8 +155,15 @@ def send(url: str, images: list[tuple[Path, str]], source: str, clients: int = 4
             answer.raise_for_status()
             return label, str(answer.json()["label"])
 
+        answers: list[tuple[str, str]] = []
+        step = a_second or len(images)
         with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-            return list(pool.map(ask, images))
+            for start in range(0, len(images), max(1, step)):
+                began = time.monotonic()
+                answers += pool.map(ask, images[start : start + step])
+                if a_second:
+                    time.sleep(max(0.0, began + 1 - time.monotonic()))
+        return answers
 
 
 def accuracy(answers: list[tuple[str, str]]) -> float:

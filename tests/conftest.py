@@ -49,7 +49,7 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    from flows.demo import copy_checkout
+    from flows.demo_workspace import copy_checkout
 
     copy_checkout(ROOT, tmp_path / "workspace")
     return Checkout(tmp_path / "workspace")

@@ -93,7 +93,7 @@ def answers(url: str, images: list[tuple[Path, str]], source: str) -> float:
 
 def test_paintings_arrive_at_a_model_of_photos(checkout: Checkout, real_data: RealData) -> None:
     """Train on photos, serve, send paintings: the alarm, the queue, 60 labels, and accuracy regained."""
-    from flows.demo import answer_from, images_of
+    from flows.demo_workspace import answer_from, images_of
 
     pacs = real_data("pacs3")
     domains = pacs / "pacs3" if (pacs / "pacs3").exists() else pacs
