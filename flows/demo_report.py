@@ -171,7 +171,11 @@ def _contact_sheet(images: Sequence[tuple[Path, str]]) -> tuple[str, bytes]:
 
 
 def _queue_sheet(queue: Sequence[tuple[Path, str, str]]) -> tuple[str, bytes]:
-    return _tiles([(path, f"{why}: {answer}") for path, why, answer in queue[:24]], columns=8)
+    """A row of eight for each reason, as far as three rows go."""
+    reasons = dict.fromkeys(why for _, why, _ in queue)
+    each = 24 // max(1, len(reasons))
+    shown = [entry for reason in reasons for entry in [e for e in queue if e[1] == reason][:each]]
+    return _tiles([(path, f"{why}: {answer}") for path, why, answer in shown], columns=8)
 
 
 def _plot(draw: Any, width: float, height: float) -> tuple[str, bytes]:
@@ -203,7 +207,7 @@ def _drift_plot(story: Story) -> tuple[str, bytes]:
         axes.text(
             seen[0] if seen else 0, story.alarm_at * 1.15, f"alarm at {story.alarm_at:.0f}", color="#cf222e"
         )
-        axes.set(xlabel="production images seen", ylabel="e-value (log scale)", yscale="log")
+        axes.set(xlabel="production images seen", ylabel="e-value (log scale, up to 10¹²)", yscale="log")
         axes.legend(title="camera", loc="lower right")
 
     return _plot(draw, 9, 3.4)
