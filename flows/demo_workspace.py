@@ -79,7 +79,7 @@ def as_shipped(workspace: Path) -> None:
         "group_pattern": r"(part-\d+)",
     }
     content["split"] |= {"pattern": None}
-    content["model"] |= {"backbone": "auto", "weights": "bundled", "image_size": 128}
+    content["model"] |= {"backbone": "auto", "weights": "bundled", "image_size": None}
     content["train"] |= {"strategy": "probe"}  # minutes, not tens of minutes, on two cores
     content["watch"] |= {"window": WINDOW}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
