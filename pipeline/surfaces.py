@@ -73,7 +73,7 @@ CAMERAS = {
     "line-b": Camera(
         finishes=("milled", "milled", "blasted", "ground", "turned"),
         texture=0.08, blotches=0.06, exposure=(0.26, 0.38), gradient=0.35, hot_spot=0.25, vignette=0.25,
-        raking=1.3, light=0.7, gamma=1.15, tone=(1.25, 1.0, 0.62), blur=0.5, noise=0.010, zoom=0.95, quality=86,
+        raking=1.3, light=0.7, gamma=1.15, tone=(1.25, 1.0, 0.62), blur=0.9, noise=0.010, zoom=0.65, quality=86,
     ),
 }  # fmt: skip
 
@@ -219,7 +219,7 @@ def scratch(rng: Rng, reflectance: Array, relief: Array) -> None:
 def pit(rng: Rng, reflectance: Array, relief: Array) -> None:
     """A loose cluster of small round craters, dark at the bottom with a rim that catches the light."""
     spread = rng.uniform(10, 38)
-    middle, depth = place(rng, spread), rng.uniform(0.30, 0.6)
+    middle, depth = place(rng, max(24.0, spread)), rng.uniform(0.30, 0.6)  # in sight of the closer lens, too
     for _ in range(rng.integers(3, 13)):
         row, column = np.clip(middle + rng.normal(0, spread * 0.6, 2), 0, SCENE_SIZE - 1)
         radius, squash = rng.uniform(2.0, 4.8), rng.uniform(0.9, 1.1)

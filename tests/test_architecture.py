@@ -9,7 +9,13 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "flows", "services", "monitoring")
-LEARNING = ("pipeline/backbone.py", "pipeline/train.py", "pipeline/pretrain.py", "pipeline/transfer/")
+LEARNING = (
+    "pipeline/backbone.py",
+    "pipeline/train.py",
+    "pipeline/pretrain.py",
+    "pipeline/pretraining/",
+    "pipeline/transfer/",
+)
 
 # library → the only places that may import it
 ONLY_IN = {

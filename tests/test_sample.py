@@ -115,3 +115,31 @@ def test_interruption_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.
         generate(target, seed=1, workers=1, counts=SMALL)
     assert digests(target) == before
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_bundled_backbone_beats_the_same_network_with_random_weights(tmp_path: Path) -> None:
+    """Frozen features under one probe, on parts that nobody looked at: on both cameras, beyond the interval."""
+    import timm
+    import torch
+
+    from pipeline.pretrain import BUNDLED
+    from pipeline.pretraining.worth import measure
+
+    each = {"clean": 130, "scratch": 90, "pit": 70, "patch": 60, "crack": 60, "inclusion": 60}
+    generate(tmp_path / "sample", seed=31, counts={"line-a": each, "line-b": each})
+    pretrained = timm.create_model(f"local-dir:{BUNDLED}", pretrained=True, num_classes=0).eval()
+    torch.manual_seed(0)
+    drawn = timm.create_model(f"local-dir:{BUNDLED}", pretrained=False, num_classes=0).eval()
+    figures = measure({"bundled": pretrained, "random": drawn}, [tmp_path / "sample"], None, 160)["sample"]
+    margin = figures["bundled_minus_random"]
+    assert figures["bundled"]["line_a"]["accuracy"] >= 0.8
+    assert margin["line_a"]["ci95"][0] > 0.03
+    assert margin["line_b_after_labels"]["ci95"][0] > 0.15
+    # The other camera costs at least 15 points, and its labels bring most of them back.
+    assert figures["bundled"]["line_b"]["accuracy"] <= figures["bundled"]["line_a"]["accuracy"] - 0.15
+    assert (
+        figures["bundled"]["line_b_after_labels"]["accuracy"]
+        >= figures["bundled"]["line_b"]["accuracy"] + 0.1
+    )
