@@ -23,15 +23,16 @@ import httpx
 from pipeline.errors import StateError, VisionloopError
 
 START_SECONDS = 300.0  # 12 s where nothing else runs; one that broke is noticed at once
-# Prefect's own switches for a temporary server: no schedules, no web pages; what was sent is stored at once.
+# Prefect's own switches for a temporary server: no schedules, no web pages; what was sent is stored soon. The recorder
+# takes whole seconds alone: a fraction becomes 0, and its loop then keeps a core busy.
 TEMPORARY = {
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
     "PREFECT_UI_ENABLED": "0",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.2",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
 }
-SETTLE_SECONDS = 0.5
+SETTLE_SECONDS = 1.3  # the recorder's second, and a little
 
 
 def command(run: Callable[[], int]) -> int:

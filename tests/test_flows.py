@@ -310,6 +310,29 @@ def test_a_bare_shell_needs_no_server_and_leaves_none(workspace: Workspace) -> N
     assert listening.stdout == ""
 
 
+@pytest.mark.slow
+def test_the_temporary_server_leaves_the_cores_to_the_training(tmp_path: Path) -> None:
+    """Prefect rounds its recorder's interval down; at 0 the waiting server kept a whole core busy."""
+    script = (
+        "import os, pathlib, resource, sys, time\n"
+        "import flows\n"
+        "from flows.server import _temporary_server\n"
+        "with _temporary_server(pathlib.Path(sys.argv[1])):\n"
+        "    time.sleep(8)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(used.ru_utime + used.ru_stime)\n"
+    )
+    seconds = []
+    for waits in (2, 12):
+        done = subprocess.run(
+            [sys.executable, "-c", script.replace("sleep(8)", f"sleep({waits})"), str(tmp_path / "log")],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")},
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        seconds.append(float(done.stdout.split()[-1]))
+    assert seconds[1] - seconds[0] < 5, "of ten seconds more in which nothing happens"
+
+
 def _recorded(database: Path) -> list[tuple[str, str]]:
     import sqlite3
 
