@@ -107,6 +107,7 @@ def test_paintings_arrive_at_a_model_of_photos(checkout: Checkout, real_data: Re
         }
     )
     checkout.run("dvc", "repro", "gate", timeout=800)
+    photo = json.loads((checkout.root / "reports/metrics.json").read_text())["test"]
     checkout.run("python", "-m", "flows.release")
     paintings = images_of(domains / "art_painting")
     random.Random(0).shuffle(paintings)
@@ -126,13 +127,27 @@ def test_paintings_arrive_at_a_model_of_photos(checkout: Checkout, real_data: Re
     )
     checkout.run("python", "-m", "flows.watch", "--act")
     verdict = json.loads((checkout.root / "reports/verdict.json").read_text())
-    metrics = json.loads((checkout.root / "reports/metrics.json").read_text())
-    print("before", before, "verdict", verdict["decision"], json.dumps(metrics["by_domain"]))
-    assert set(metrics["by_domain"]) == {"photo", "paintings"}
+    after = json.loads((checkout.root / "reports/metrics.json").read_text())["by_domain"]
+    assert set(after) == {"photo", "paintings"}
     assert verdict["champion"] is not None
-    assert metrics["by_domain"]["photo"]["accuracy"] >= 0.85
-    if verdict["decision"] == "PROMOTE":
-        with service(checkout) as url:
-            after = answers(url, held_out, "paintings")
-        print("after", after)
-        assert after > before
+    assert verdict["decision"] != "REJECT", verdict["checks"]
+    if verdict["decision"] == "INSUFFICIENT_EVIDENCE":
+        # Some hundred test images rarely prove that nothing got worse: a person decides, on record.
+        why = "paintings are to stay, and the loss on photos is within what so few images can tell"
+        checkout.run("python", "-m", "flows.release", "--approve", why)
+    with service(checkout) as url:
+        regained = answers(url, held_out, "paintings")
+    print(
+        "verdict", verdict["decision"], "| photo test set", photo["accuracy"], "→", after["photo"]["accuracy"]
+    )
+    print(
+        "paintings never labelled",
+        len(held_out),
+        before,
+        "→",
+        regained,
+        "| their test set",
+        after["paintings"],
+    )
+    assert after["photo"]["accuracy"] >= photo["accuracy"] - 0.05
+    assert regained > before
