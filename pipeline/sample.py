@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.surfaces import CAMERAS, machine_part, photograph
+from pipeline.cameras import CAMERAS, machine_part, photograph
 
 COUNTS: dict[str, dict[str, int]] = {
     "line-a": {"clean": 390, "scratch": 230, "pit": 180, "patch": 150, "crack": 130, "inclusion": 120},

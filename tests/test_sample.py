@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from pipeline import sample
+from pipeline.cameras import CAMERAS, machine_part, photograph
+from pipeline.defects import DEFECTS
 from pipeline.sample import COUNTS, FIRST_PART, generate, plan
-from pipeline.surfaces import CAMERAS, DEFECTS, SHOT_SIZE, machine_part, photograph
+from pipeline.surfaces import SHOT_SIZE
 
 SMALL = {
     "line-a": {"clean": 7, "scratch": 3, "pit": 2, "patch": 3, "crack": 2, "inclusion": 2},

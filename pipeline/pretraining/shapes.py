@@ -2,7 +2,7 @@
 
 A shape is a function (rng) -> list of polylines; `shape` draws it as a mask. A closed one may be filled.
 They are generic on purpose (ring, zigzag, glyph ...) and share no code with the sample's defects
-(`pipeline.surfaces`), so that a probe on the sample measures transfer.
+(`pipeline.defects`), so that a probe on the sample measures transfer.
 """
 
 from __future__ import annotations
