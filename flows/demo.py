@@ -206,6 +206,7 @@ def tell(story: Story, stage: Stage, folder: Path) -> None:
 
 def drift_over_time(stage: Stage) -> tuple[list[tuple[int, float, str]], float]:
     """(images seen, e-value, camera) after each window, and the e-value that raises the alarm."""
+    from monitoring.drift import log10_threshold
     from pipeline.params import Params
 
     points, seen, camera = [], 0, "line-a"
@@ -214,7 +215,8 @@ def drift_over_time(stage: Stage) -> tuple[list[tuple[int, float, str]], float]:
             seen += step.images
             camera = "line-b" if seen > sum(QUIET.values()) else "line-a"
             points.append((seen, 10.0 ** min(step.log10_e, 12.0), camera))
-    return points, 1 / Params.load(stage.workspace / "params.yaml").watch.alpha
+    alpha = Params.load(stage.workspace / "params.yaml").watch.alpha
+    return points, 10 ** log10_threshold(alpha)
 
 
 def answered_images(workspace: Path) -> list[tuple[Path, str, str]]:
