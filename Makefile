@@ -30,8 +30,8 @@ test: setup ## every test
 
 check: setup ## lint, types, architecture and the fast tests, under a minute
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -m "not slow and not real" -q
+	$(VENV)/bin/mypy & types=$$!; $(VENV)/bin/python -m pytest -m "not slow and not real" -q; tests=$$?; \
+		wait $$types && exit $$tests
 
 serve: setup ## answer with the champion on http://127.0.0.1:3000
 	BENTOML_HOME=$(HOME_OF_STATE)/bentoml $(VENV)/bin/bentoml serve services.classifier:Classifier --host 127.0.0.1 --port 3000

@@ -21,6 +21,7 @@ ROW = dict.fromkeys(artifacts.LOG_FIELDS) | {
 }
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     target = tmp_path / "state.json"
     code = (

@@ -308,6 +308,7 @@ class Impostor(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -337,6 +338,7 @@ def test_an_answer_that_differs_from_offline_is_caught(
                 ask(url, golden, digest="a" * 64, limit=1e-4)
 
 
+@pytest.mark.slow
 def test_another_bundle_or_a_refusal_is_caught(tmp_path: Path) -> None:
     image = tmp_path / "image.png"
     image.write_bytes(b"any")

@@ -31,6 +31,7 @@ def dhash(path: Path) -> np.ndarray:
     return (np.diff(thumbnail, axis=1) > 0).ravel()
 
 
+@pytest.mark.slow
 def test_same_seed_gives_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     alone, together, other = tmp_path / "alone", tmp_path / "together", tmp_path / "other"
     generate(alone, seed=3, workers=1, counts=SMALL)

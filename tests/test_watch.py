@@ -106,6 +106,7 @@ def test_a_second_alarm_is_the_same_episode(tmp_path: Path) -> None:
     assert "drifting" in decisions(workspace)
 
 
+@pytest.mark.slow
 def test_labels_lead_to_a_retrain_and_the_promotion_closes_the_episode(tmp_path: Path) -> None:
     workspace, world, _, outcome = drifted(tmp_path)
     label(workspace, outcome, 9)
@@ -127,6 +128,7 @@ def test_labels_lead_to_a_retrain_and_the_promotion_closes_the_episode(tmp_path:
     assert after.episode.challenger == digest
 
 
+@pytest.mark.slow
 def test_a_rejected_challenger_waits_for_more_labels_and_the_cooldown(tmp_path: Path) -> None:
     workspace, _, _, outcome = drifted(tmp_path)
     label(workspace, outcome, 10)
@@ -149,6 +151,7 @@ def test_a_rejected_challenger_waits_for_more_labels_and_the_cooldown(tmp_path: 
     assert woken(workspace, 29).retrain
 
 
+@pytest.mark.slow
 def test_a_dismissed_drift_needs_new_evidence(tmp_path: Path) -> None:
     workspace, world, digest, outcome = drifted(tmp_path)
     assert outcome.episode is not None
@@ -184,6 +187,7 @@ def test_where_no_image_was_kept_the_alarm_still_comes(tmp_path: Path) -> None:
     assert woken(workspace, 4).decision == "awaiting_labels"
 
 
+@pytest.mark.slow
 def test_another_champion_by_hand_supersedes_the_episode(tmp_path: Path) -> None:
     workspace, world, _, _ = drifted(tmp_path)
     promote(workspace, [world.shot() for _ in range(50)], name="by hand", since=START + timedelta(hours=4))
