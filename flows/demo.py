@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from flows.demo_report import Story, write_report
-from flows.demo_stage import Stage, accuracy, free_port, send
+from flows.demo_stage import Stage, accuracy, send
 from flows.demo_workspace import WINDOW, answer_from, as_shipped, copy_checkout, images_of, line_b
+from flows.server import free_port
 from pipeline.artifacts import read_json, write_json
 from pipeline.errors import StateError, VisionloopError
 

@@ -2,17 +2,17 @@
 
 import concurrent.futures
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+from flows.server import answers, end, free_port
 from pipeline.errors import StateError
 
 BIN = Path(sys.prefix) / "bin"
@@ -25,7 +25,7 @@ class Stage:
         self.workspace = workspace
         self.logs = logs
         self.seconds: dict[str, float] = {}
-        self.servers: dict[str, subprocess.Popen[bytes]] = {}
+        self.servers: dict[str, subprocess.Popen[Any]] = {}
         self.environment = os.environ | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "VISIONLOOP_HOME": str(workspace / "var"),
@@ -58,7 +58,7 @@ class Stage:
             cwd=self.workspace, env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-        self.servers["command"] = process  # type: ignore[assignment]
+        self.servers["command"] = process
         lines = []
         assert process.stdout is not None  # noqa: S101  (asked for above)
         for line in process.stdout:
@@ -96,48 +96,25 @@ class Stage:
             )  # fmt: skip
 
     def wait(self, name: str, ready: str, timeout: float = 90.0) -> None:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if self.servers[name].poll() is not None:
-                break
-            try:
-                if httpx.get(ready, timeout=2).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.2)
+        """Wait until a server that was launched answers 200 at ``ready``.
+
+        Raises:
+            StateError: it ended, or did not within ``timeout`` seconds.
+        """
+        if answers(ready, self.servers[name], timeout):
+            return
         tail = (self.logs / f"{name}.log").read_text(errors="replace")[-2000:]
         raise StateError(f"{name} did not answer at {ready} within {timeout:.0f} s; its log ends:\n{tail}")
 
     def stop(self, name: str) -> None:
-        """Terminate a server's whole process group; kill what is left after 10 s."""
+        """End a server with all that it has started; nothing where it is not running."""
         process = self.servers.pop(name, None)
-        if process is None:
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-            except ProcessLookupError:
-                return
-            deadline = time.monotonic() + 10
-            while time.monotonic() < deadline:
-                process.poll()
-                try:
-                    os.killpg(process.pid, 0)
-                except ProcessLookupError:
-                    return
-                time.sleep(0.05)
+        if process is not None:
+            end(process)
 
     def close(self) -> None:
         for name in list(self.servers):
             self.stop(name)
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def send(

@@ -7,7 +7,6 @@ whatever happens, also when the process that started it is killed.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from flows.server import answers, end
+from flows.server import answers, end, free_port
 from pipeline.artifacts import PREDICTIONS, Workspace, digest_file, read_json, read_table
 from pipeline.errors import DataError, IntegrityError, StateError
 from pipeline.params import Params
@@ -92,7 +91,7 @@ def sandbox(bento: str, store: Path, *, seconds: float) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="visionloop-sandbox-") as folder:
         place = Path(folder)
-        port = _free_port()
+        port = free_port()
         environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_THE_BENTO}
         environment |= {
             "BENTOML_HOME": str(store),
@@ -121,12 +120,6 @@ def sandbox(bento: str, store: Path, *, seconds: float) -> Iterator[str]:
             yield url
         finally:
             end(process)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_ready(

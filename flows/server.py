@@ -3,6 +3,8 @@
 Prefect's own temporary server does the same, but the client then imports the whole server too, the two
 start one after the other, and the last task states are lost with a traceback when it is stopped. Runs go
 into the database below PREFECT_HOME, so that ``prefect server start`` shows them later.
+
+What any process started from here needs is here as well: :func:`free_port`, :func:`answers`, :func:`end`.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import httpx
 
@@ -111,7 +114,14 @@ def _wait_until_healthy(process: subprocess.Popen[str], log: Path) -> str:
     )
 
 
-def answers(url: str, process: subprocess.Popen[str], seconds: float) -> bool:
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str, process: subprocess.Popen[Any], seconds: float) -> bool:
     """Wait until ``url`` answers 200; False where ``process`` ends before it, or ``seconds`` pass."""
     deadline = time.monotonic() + seconds
     # One client for all attempts: each new one would read the certificates again, for nothing.
@@ -126,21 +136,39 @@ def answers(url: str, process: subprocess.Popen[str], seconds: float) -> bool:
     return False
 
 
-def end(process: subprocess.Popen[str], seconds: float = 10.0) -> None:
-    """Terminate a process that was started in a session of its own, with all that it has started."""
+def end(process: subprocess.Popen[Any], seconds: float = 10.0) -> None:
+    """Terminate a process that was started in a session of its own, with all that it has started.
+
+    Returns once the whole group is gone. What is left ``seconds`` after SIGTERM is killed: a server's
+    workers may outlive it, and finish what they are at.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
+        if not _signalled(process, number) or _gone(process, seconds):
             break
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            continue
     process.wait()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             stream.close()
+
+
+def _signalled(process: subprocess.Popen[Any], number: int) -> bool:
+    """Send a signal to the group that ``process`` leads; 0 only asks. False where nobody is left in it."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _gone(process: subprocess.Popen[Any], seconds: float) -> bool:
+    """Is the whole group gone within ``seconds``?"""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        process.poll()  # a leader that has ended counts as there until somebody asks for its code
+        if not _signalled(process, 0):
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from flows import pages
 from flows.reproduce import Reproducer, StageError, reproducer
+from flows.server import end
 from monitoring.journal import Episode, Journal
 from pipeline.artifacts import Workspace, write_json
 from pipeline.errors import StateError
@@ -286,6 +287,36 @@ def test_when_an_episode_waits_for_a_retrain(
         changed=NOW, why="", labels_used=used, retrain_started=NOW - started if started else None,
     )  # fmt: skip
     assert _waits(episode, 5, NOW, timedelta(hours=24)) is waits
+
+
+def _shell(folder: Path, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """A shell that leads a session of its own, once it has made the file ``ready``."""
+    process = subprocess.Popen(["sh", "-c", script, *arguments], cwd=folder, start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not (folder / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.slow
+def test_a_process_has_ended_when_all_that_it_started_has(tmp_path: Path) -> None:
+    """The leader goes at once, its worker first finishes what it is at."""
+    worker = "trap 'sleep .3; touch finished; exit' TERM; touch ready; while :; do sleep .02; done"
+    leader = _shell(tmp_path, 'sh -c "$0" & exec sleep 60', worker)
+    started = time.monotonic()
+    end(leader)
+    assert (tmp_path / "finished").exists()
+    assert time.monotonic() - started < 8, "it waited for nobody"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(leader.pid, 0)
+
+
+@pytest.mark.slow
+def test_what_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
+    stubborn = _shell(tmp_path, "trap '' TERM; touch ready; while :; do sleep .02; done")
+    end(stubborn, seconds=0.2)
+    assert stubborn.returncode == -signal.SIGKILL
 
 
 # Without a server
