@@ -219,7 +219,9 @@ def _moved(point: Point, name: str) -> float:
 def _distance(current: np.ndarray, reference: np.ndarray) -> float:
     """Evidently's normed Wasserstein distance of numbers, Jensen and Shannon's of classes."""
     if current.dtype.kind == "f":
-        return _wasserstein(current, reference) / max(float(np.std(reference)), 1e-3)
+        from scipy.stats import wasserstein_distance  # a second to import, and only a drawing asks
+
+        return float(wasserstein_distance(current, reference)) / max(float(np.std(reference)), 1e-3)
     names = np.unique(np.concatenate([current, reference]))
     p, q = (np.array([np.mean(side == name) for name in names]) for side in (current, reference))
     middle = (p + q) / 2
@@ -227,15 +229,6 @@ def _distance(current: np.ndarray, reference: np.ndarray) -> float:
         float(np.sum(side[side > 0] * np.log2(side[side > 0] / middle[side > 0]))) for side in (p, q)
     )
     return float(np.sqrt(max(divergence, 0.0)))
-
-
-def _wasserstein(x: np.ndarray, y: np.ndarray) -> float:
-    """The area between the two distribution functions."""
-    x, y, both = np.sort(x), np.sort(y), np.sort(np.concatenate([x, y]))
-    gap = np.searchsorted(x, both[:-1], side="right") / len(x) - np.searchsorted(
-        y, both[:-1], side="right"
-    ) / len(y)
-    return float(np.sum(np.abs(gap) * np.diff(both)))
 
 
 def _project(workspace: Any) -> Any:
