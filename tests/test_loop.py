@@ -4,25 +4,20 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT, Checkout
+
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.demo", "--folder", str(folder)],
-        cwd=ROOT, timeout=900, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    (folder / "output.txt").write_text(done.stdout)
-    assert done.returncode == 0, done.stdout[-8000:]
+    output = Checkout(ROOT).run("python", "-m", "flows.demo", "--folder", str(folder), timeout=900)
+    (folder / "output.txt").write_text(output)
     return folder
 
 
@@ -71,35 +66,20 @@ def test_nothing_is_left_running_and_the_checkout_is_untouched(demo: Path) -> No
 def test_a_second_repro_runs_nothing_and_a_fresh_clone_pulls_instead_of_computing(
     demo: Path, tmp_path: Path
 ) -> None:
-    workspace = demo / "workspace"
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
-
-    def run(*command: str, cwd: Path) -> str:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env=environment,
-            check=False,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}"
-        return done.stdout
-
+    workspace, clone = Checkout(demo / "workspace"), Checkout(tmp_path / "clone")
+    remote = ("dvc", "remote", "modify", "--local", "local", "url", str(tmp_path / "remote"))
     # The service is not running any more and the pointer has moved: still nothing to do.
-    assert "Running stage" not in run("dvc", "repro", "gate", cwd=workspace)
-    run("git", "add", "-A", cwd=workspace)
-    run("git", *identity, "commit", "-q", "-m", "after the demo", cwd=workspace)
-    run("dvc", "remote", "modify", "--local", "local", "url", str(tmp_path / "remote"), cwd=workspace)
-    run("dvc", "push", "-q", cwd=workspace)
-    clone = tmp_path / "clone"
-    run("git", "clone", "-q", str(workspace), str(clone), cwd=tmp_path)
-    run("dvc", "remote", "modify", "--local", "local", "url", str(tmp_path / "remote"), cwd=clone)
-    run("dvc", "pull", "-q", cwd=clone)
-    assert "Running stage" not in run("dvc", "repro", "gate", cwd=clone)
-    run("dvc", "remote", "modify", "--local", "--unset", "local", "url", cwd=workspace)
+    assert "Running stage" not in workspace.run("dvc", "repro", "gate")
+    workspace.run("git", "add", "-A")
+    identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+    workspace.run("git", *identity, "commit", "-q", "-m", "after the demo")
+    workspace.run(*remote)
+    workspace.run("dvc", "push", "-q")
+    workspace.run("git", "clone", "-q", str(workspace.root), str(clone.root))
+    clone.run(*remote)
+    clone.run("dvc", "pull", "-q")
+    assert "Running stage" not in clone.run("dvc", "repro", "gate")
+    workspace.run("dvc", "remote", "modify", "--local", "--unset", "local", "url")
 
 
 NEEDS_MORE = (
@@ -115,25 +95,17 @@ def readme_commands() -> list[str]:
     lines = [
         line for block in blocks for line in block.splitlines() if line and "runs until stopped" not in line
     ]
-    commands = [line.split("  #")[0].split("    #")[0].strip() for line in lines]
+    commands = [line.split("  #")[0].strip() for line in lines]
     return [command for command in commands if "<" not in command and not command.startswith(NEEDS_MORE)]
 
 
 @pytest.mark.timeout(1000)
 def test_the_readme_s_commands_do_what_it_says(demo: Path, tmp_path: Path) -> None:
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "BENTOML_"))
-    }
-    environment |= {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-    }
+    workspace = Checkout(demo / "workspace")
+    workspace.environment["HOME"] = str(tmp_path)
+    del workspace.environment["VISIONLOOP_HOME"]  # the README sets none
     commands = readme_commands()
     assert len(commands) >= 10
     for command in commands:
-        done = subprocess.run(
-            shlex.split(command), cwd=demo / "workspace", env=environment, check=False, timeout=300,
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}"
+        workspace.run(*shlex.split(command), timeout=300)
     assert (tmp_path / ".local/share/visionloop/dvc-remote").is_dir()
