@@ -212,9 +212,10 @@ def _finding(
     examples = [columns["path"][row] for row in offending]
     details = [_short(columns[check.column][row]) for row in offending]
     count = found["unexpected_count"]
-    observed = f"{count:,} of {found['element_count']:,} images"
+    observed = f"{count:,} of {found['element_count']:,} images against it"
     if check.noun != "images":
-        observed = _counted(count, check.noun) + (f": {'; '.join(details[:SHOWN])}" if count else "")
+        shown = f": {'; '.join(details[:SHOWN])}" if count else ""
+        observed = f"{_counted(count, check.noun)} against it{shown}"
     elif check.kind == "between":
         observed += _range(columns[check.column])
     return Finding(check, result["success"], observed, examples, details)
