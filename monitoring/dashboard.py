@@ -232,7 +232,7 @@ def _distance(current: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _project(workspace: Any) -> Any:
-    """The project with its panels, made when missing or when its panels are another version's."""
+    """The project with its panels, made where there is none yet."""
     found = workspace.search_project(PROJECT)
     if found:
         return found[0]
@@ -272,7 +272,7 @@ def _panels() -> list[Any]:
         ),
         line_plot_panel(
             title="Accuracy where labels exist",
-            description="On labelled images that were drawn at random, by window.",
+            description="On a window's labelled images that were drawn at random: a handful, so it jumps.",
             size="half",
             values=[mean("correct", "accuracy")],
         ),
