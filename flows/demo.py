@@ -154,8 +154,8 @@ def play(stage: Stage, root: Path) -> Story:
         "accuracy_old_domain": metrics["by_domain"]["line-a"]["accuracy"],
     }
     summary["rollback"] = there_and_back(stage)
-    story.checks = verdict["checks"]
-    story.why = stage.run("python", "-m", "monitoring", "why")
+    story.verdict, story.checks = verdict["summary"], verdict["checks"]
+    story.why = stage.run("python", "-m", "monitoring", "why", "--last", "20")
     return story
 
 

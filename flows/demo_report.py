@@ -40,6 +40,7 @@ class Story:
     drift: list[tuple[int, float, str]] = field(default_factory=list)  # (images so far, e-value, camera)
     alarm_at: float = 100.0
     why: str = ""
+    verdict: str = ""
     checks: list[dict[str, Any]] = field(default_factory=list)
     commands: list[tuple[str, str]] = field(default_factory=list)
 
@@ -76,9 +77,9 @@ def write_report(target: Path, story: Story) -> None:
         "<div class=two>",
         _figure(_confusion(story.before, story.classes), "First champion"),
         _figure(_confusion(story.after, story.classes), "Retrained champion"),
-        "</div><h2>5. The second verdict</h2>",
+        f"</div><h2>5. The second verdict</h2><p>{html.escape(story.verdict)}</p>",
         _checks(story.checks),
-        f"<h2>6. Why it did what it did</h2><pre>{html.escape(story.why)}</pre>",
+        f"<h2>6. Why it did what it did, the newest first</h2><pre>{html.escape(story.why)}</pre>",
         "<h2>7. Seconds</h2>",
         _seconds(seconds),
         "<h2>8. Look for yourself</h2><pre>"
@@ -93,19 +94,24 @@ def _percent(value: float | None) -> str:
 
 
 def _headline(summary: dict[str, Any]) -> str:
+    shift, second = summary["shift"], summary["second"]
     rows = [
-        ("First verdict, on line-a", summary["first"]["decision"], _percent(summary["first"]["accuracy"])),
+        (
+            "First verdict, on line-a",
+            summary["first"]["decision"],
+            f"{_percent(summary['first']['accuracy'])} of line-a",
+        ),
         ("Quiet traffic", f"{summary['quiet']['windows']} windows", f"{summary['quiet']['alarms']} alarms"),
         (
             "line-b arrives",
-            f"alarm after {summary['shift']['images_to_alarm']} images",
-            _percent(summary["shift"]["accuracy_new_domain"]),
+            f"alarm after {shift['images_to_alarm']} images",
+            f"{_percent(shift['accuracy_new_domain'])} of line-b",
         ),
         ("Labels", f"{summary['labels']['asked']} asked", f"{summary['labels']['answered']} answered"),
         (
-            "Second verdict, on line-b",
-            summary["second"]["decision"],
-            _percent(summary["second"]["accuracy_new_domain"]),
+            "Second verdict, on both",
+            second["decision"],
+            f"{_percent(second['accuracy_new_domain'])} of line-b",
         ),
         ("Rollback, and forward again", "works" if summary["rollback"]["ok"] else "FAILED", ""),
     ]
@@ -204,11 +210,13 @@ def _drift_plot(story: Story) -> tuple[str, bytes]:
                 [seen[i] for i in chosen], [values[i] for i in chosen], color=colour, label=camera, zorder=3
             )
         axes.axhline(story.alarm_at, color="#cf222e", linestyle="--", linewidth=1)
-        axes.text(
-            seen[0] if seen else 0, story.alarm_at * 1.15, f"alarm at {story.alarm_at:.0f}", color="#cf222e"
-        )
+        label = f"alarm at {story.alarm_at:.0f}"
+        axes.annotate(
+            label, (0.99, story.alarm_at), xycoords=("axes fraction", "data"),
+            xytext=(0, 4), textcoords="offset points", ha="right", color="#cf222e",
+        )  # fmt: skip
         axes.set(xlabel="production images seen", ylabel="e-value (log scale, up to 10¹²)", yscale="log")
-        axes.legend(title="camera", loc="lower right")
+        axes.legend(title="camera", loc="upper left")
 
     return _plot(draw, 9, 3.4)
 
