@@ -164,6 +164,10 @@ class Workspace:
         return self.root / "reports/metrics.json"
 
     @property
+    def curves(self) -> Path:
+        return self.root / "reports/dvclive"
+
+    @property
     def plots(self) -> Path:
         return self.root / "reports/plots"
 

@@ -124,24 +124,41 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Train:
-    strategy: Literal["auto", "probe", "finetune"] = "auto"
+    strategy: Literal["auto", "probe", "partial", "finetune", "progressive", "lora", "adapt"] = "auto"
     epochs: int | None = None
     batch_size: int | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
     device: str = "auto"
+    processes: int | Literal["auto"] = "auto"
     budget_seconds: float = 60.0
     learning_rate: float | None = None
+    unfreeze: float | None = None
+    views: int | None = None
+    head: Literal["auto", "logistic", "ridge"] = "auto"
+    augment: Literal["none", "crop", "trivial", "rand"] = "crop"
+    mix: float = 0.0
+    label_smoothing: float = 0.0
+    average: float = 0.0
+    lora_rank: int = 8
+    folds: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.epochs is None or self.epochs >= 1, "train.epochs must be at least 1, or null")
-        _require(
-            self.batch_size == "auto" or int(self.batch_size) >= 1,
-            "train.batch_size must be at least 1, or auto",
-        )
+        for name in ("epochs", "views", "batch_size", "processes", "lora_rank"):
+            value = getattr(self, name)
+            _require(value in (None, "auto") or value >= 1, f"train.{name} is {value}; it must be at least 1")
+        _share("train", label_smoothing=self.label_smoothing, average=self.average)
         _require(self.budget_seconds >= 0, "train.budget_seconds must not be negative")
+        _require(self.mix >= 0, "train.mix must not be negative")
+        _require(self.folds == 0 or self.folds >= 2, "train.folds must be at least 2, or 0 for none")
         _require(
             self.learning_rate is None or self.learning_rate > 0,
             "train.learning_rate must be positive, or null",
+        )
+        _require(
+            self.unfreeze is None or 0 < self.unfreeze <= 1,
+            f"train.unfreeze is {self.unfreeze}; it is a share of the layers above 0, at most 1, or null",
         )
         _require(
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,

@@ -2,39 +2,32 @@
 
 import copy
 import math
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.backbone import Backbone, load
 from pipeline.errors import StateError
 from pipeline.params import Model
-from pipeline.transfer.augment import augment, augmented
+from pipeline.transfer import cost
+from pipeline.transfer.augment import _resized, _sampled, augmented, draws, standardised
+from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.feeds import PixelFeed
+from pipeline.transfer.freeze import freeze, layer_of, trained
 from pipeline.transfer.imbalance import Plan
+from pipeline.transfer.loop import Tuned, fit
+from pipeline.transfer.recipe import DivergedError, Recipe
+from pipeline.transfer.resume import State
+from pipeline.transfer.steps import Labelled, Steps
+from pipeline.transfer.tuning import logits_of
 from tests import tiny_training
 
 pytestmark = pytest.mark.slow
-torch = pytest.importorskip("torch")
-
-from torch import nn  # noqa: E402
-from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
-
-from pipeline.backbone import Backbone, load  # noqa: E402
-from pipeline.transfer import cost  # noqa: E402
-from pipeline.transfer.classifier import Classifier  # noqa: E402
-from pipeline.transfer.finetune import (  # noqa: E402
-    LAYER_DECAY,
-    DivergedError,
-    Images,
-    Recipe,
-    _Run,
-    finetune,
-    predict,
-)
-from pipeline.transfer.freeze import freeze, layer_of, trained  # noqa: E402
-from pipeline.transfer.resume import State  # noqa: E402
-
 CLASSES = tiny_training.CLASSES
 
 
@@ -45,7 +38,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def images(backbone: Backbone) -> Images:
+def images(backbone: Backbone) -> Labelled:
     """36 training and 12 validation pictures."""
     import io
 
@@ -56,7 +49,8 @@ def images(backbone: Backbone) -> Images:
     opened = [Image.open(io.BytesIO(tiny_training.picture(CLASSES[label], generator))) for label in labels]
     views = np.stack([backbone.preprocessing.view(image) for image in opened])
     paths = [f"picture-{number}.png" for number in range(48)]
-    return Images(views, labels, paths, np.arange(36), np.arange(36, 48))
+    feed = PixelFeed(views, backbone.preprocessing, seed=0)
+    return Labelled(feed, labels, paths, np.arange(36), np.arange(36, 48), plan())
 
 
 @pytest.fixture
@@ -73,7 +67,14 @@ def plan(name: str = "none") -> Plan:
 
 
 def recipe(**changes: object) -> Recipe:
-    return Recipe(**({"epochs": 2, "seed": 0, "batch_size": 12} | changes))  # type: ignore[arg-type]
+    settings = {"epochs": 2, "seed": 0, "batch_size": 12, "learning_rate": 1.5e-4}
+    return Recipe(**(settings | changes))  # type: ignore[arg-type]
+
+
+def finetune(
+    classifier: Classifier, images: Labelled, plan: Plan, recipe: Recipe, state: State | None = None
+) -> Tuned:
+    return fit(classifier, classifier, replace(images, plan=plan), recipe, state)
 
 
 def snapshot(classifier: Classifier) -> dict[str, torch.Tensor]:
@@ -81,11 +82,11 @@ def snapshot(classifier: Classifier) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_frozen_stays_bit_identical_and_the_rest_moves(
-    classifier: Classifier, images: Images, backbone: Backbone
+    classifier: Classifier, images: Labelled, backbone: Backbone
 ) -> None:
     frozen = freeze(classifier, 0.5, keep_statistics=True)
     before = snapshot(classifier)
-    finetune(classifier, images, plan(), backbone.preprocessing, recipe())
+    finetune(classifier, images, plan(), recipe())
     moved = {
         name for name, tensor in classifier.state_dict().items() if not torch.equal(tensor, before[name])
     }
@@ -130,21 +131,21 @@ def test_still_norms_are_in_eval_mode_after_every_train(classifier: Classifier) 
 
 
 def test_without_pretraining_the_statistics_are_learnt(
-    classifier: Classifier, images: Images, backbone: Backbone
+    classifier: Classifier, images: Labelled, backbone: Backbone
 ) -> None:
     freeze(classifier, 0.0, keep_statistics=False)
     before = snapshot(classifier)
-    finetune(classifier, images, plan(), backbone.preprocessing, recipe(epochs=1))
+    finetune(classifier, images, plan(), recipe(epochs=1))
     assert not torch.equal(
         classifier.state_dict()["backbone.bn1.running_mean"], before["backbone.bn1.running_mean"]
     )
 
 
 def test_lower_layers_really_learn_more_slowly(
-    classifier: Classifier, images: Images, backbone: Backbone
+    classifier: Classifier, images: Labelled, backbone: Backbone
 ) -> None:
     freeze(classifier, 0.0, keep_statistics=True)
-    run = _Run(classifier, images, plan(), backbone.preprocessing, recipe(epochs=10))
+    run = Steps(classifier, classifier, images, recipe(epochs=10))
     top = run.recipe.learning_rate
     run.schedule.step_update(3)  # the warm-up's last step
     rates = {}
@@ -156,45 +157,43 @@ def test_lower_layers_really_learn_more_slowly(
     layers = layer_of(classifier.backbone)
     for name, layer in layers.items():
         above = max(layers.values()) - layer
-        assert rates[f"backbone.{name}"] == pytest.approx(top * LAYER_DECAY**above)
+        assert rates[f"backbone.{name}"] == pytest.approx(top * run.recipe.layer_decay**above)
     assert rates["backbone.conv_stem.weight"] < top / 10
-    run.schedule.step_update(10 * run.steps)
+    run.schedule.step_update(10 * run.count)
     assert all(group["lr"] < top * 1e-6 for group in run.optimizer.param_groups)
     run.schedule.step_update(0)
     assert all(group["lr"] == 0 for group in run.optimizer.param_groups)
 
 
-def test_it_learns(classifier: Classifier, images: Images, backbone: Backbone) -> None:
+def test_it_learns(classifier: Classifier, images: Labelled, backbone: Backbone) -> None:
     freeze(classifier, 0.5, keep_statistics=True)
-    tuned = finetune(classifier, images, plan(), backbone.preprocessing, recipe(epochs=8, learning_rate=2e-3))
+    tuned = finetune(classifier, images, plan(), recipe(epochs=8, learning_rate=2e-3))
     losses = [entry["validation"] for entry in tuned.history]
     assert min(losses) < 1.0 < math.log(3)
     assert losses[tuned.epoch - 1] == min(losses)
-    logits = predict(classifier, images.views, images.validation, backbone.preprocessing, "cpu", 12)
+    logits = logits_of(classifier, images.feed, images.validation, 12)
     np.testing.assert_array_equal(logits, tuned.logits)  # the best epoch's network is the one that is kept
 
 
 def test_it_stops_when_validation_gets_no_better(
-    classifier: Classifier, images: Images, backbone: Backbone
+    classifier: Classifier, images: Labelled, backbone: Backbone
 ) -> None:
     freeze(classifier, 0.5, keep_statistics=True)
     nonsense = np.random.default_rng(0).permutation(images.labels)
-    shuffled = Images(images.views, nonsense, images.paths, images.train, images.validation)
-    tuned = finetune(
-        classifier, shuffled, plan(), backbone.preprocessing, recipe(epochs=30, learning_rate=3e-3)
-    )
+    shuffled = replace(images, labels=nonsense)
+    tuned = finetune(classifier, shuffled, plan(), recipe(epochs=30, learning_rate=3e-3))
     assert len(tuned.history) < 30
     assert len(tuned.history) - tuned.epoch == 3
 
 
 @pytest.mark.parametrize("name", ["none", "class_weights", "sampler", "logit_adjustment"])
 def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(
-    name: str, classifier: Classifier, images: Images, backbone: Backbone, tmp_path: Path
+    name: str, classifier: Classifier, images: Labelled, backbone: Backbone, tmp_path: Path
 ) -> None:
     freeze(classifier, 0.3, keep_statistics=False)
     twin = copy.deepcopy(classifier)
     freeze(twin, 0.3, keep_statistics=False)  # a copy's list of still modules is its own
-    whole = finetune(classifier, images, plan(name), backbone.preprocessing, recipe(epochs=3))
+    whole = finetune(classifier, images, plan(name), recipe(epochs=3))
     state = State(tmp_path, "key")
 
     class StopError(Exception):
@@ -208,12 +207,10 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(
 
     fresh = snapshot(twin)
     with pytest.raises(StopError):
-        finetune(
-            twin, images, plan(name), backbone.preprocessing, recipe(epochs=3), Stopping(tmp_path, "key")
-        )
+        finetune(twin, images, plan(name), recipe(epochs=3), Stopping(tmp_path, "key"))
     twin.load_state_dict(fresh)  # as a new process would start
     torch.manual_seed(12345)
-    resumed = finetune(twin, images, plan(name), backbone.preprocessing, recipe(epochs=3), state)
+    resumed = finetune(twin, images, plan(name), recipe(epochs=3), state)
     assert resumed.history == whole.history
     assert resumed.epoch == whole.epoch
     np.testing.assert_array_equal(resumed.logits, whole.logits)
@@ -238,12 +235,12 @@ def test_a_damaged_state_starts_afresh(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_names_the_images(
-    classifier: Classifier, images: Images, backbone: Backbone
+    classifier: Classifier, images: Labelled, backbone: Backbone
 ) -> None:
     with torch.no_grad():
         classifier.head.bias[0] = float("nan")
     with pytest.raises(DivergedError, match=r"nan in epoch 1.*picture-\d+\.png.*learning_rate"):
-        finetune(classifier, images, plan(), backbone.preprocessing, recipe())
+        finetune(classifier, images, plan(), recipe())
 
 
 class SmallMemory(Classifier):
@@ -258,46 +255,64 @@ class SmallMemory(Classifier):
 
 
 def test_a_batch_that_does_not_fit_is_split_and_gives_the_same_gradients(
-    classifier: Classifier, images: Images, backbone: Backbone, capsys: pytest.CaptureFixture[str]
+    classifier: Classifier, images: Labelled, backbone: Backbone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = SmallMemory(copy.deepcopy(classifier.backbone), backbone.width, len(CLASSES))
     small.head.load_state_dict(classifier.head.state_dict())
     results = []
     for network in (classifier, small):
         freeze(network, 0.5, keep_statistics=True)
-        results.append(
-            finetune(network, images, plan("class_weights"), backbone.preprocessing, recipe(epochs=1))
-        )
+        results.append(finetune(network, images, plan("class_weights"), recipe(epochs=1)))
     assert "parts of 3 images" in capsys.readouterr().out
     assert results[1].history[0]["train"] == pytest.approx(results[0].history[0]["train"], rel=1e-3)
     np.testing.assert_allclose(results[1].logits, results[0].logits, atol=2e-2)
     small.holds = 0
     with pytest.raises(StateError, match="single image"):
-        finetune(small, images, plan(), backbone.preprocessing, recipe(epochs=1))
+        finetune(small, images, plan(), recipe(epochs=1))
 
 
-def test_random_views_depend_on_seed_draw_and_row_alone(images: Images) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        first = augmented(images.views, [1, 2, 3], 0, 0, pool)
-        other = augmented(images.views, [3, 1], 0, 0, pool)
-        np.testing.assert_array_equal(first[[2, 0]], other)
-        assert (first != augmented(images.views, [1, 2, 3], 0, 1, pool)).any()
-        assert (first != augmented(images.views, [1, 2, 3], 1, 0, pool)).any()
-    assert first.dtype == np.uint8
-    flat = np.full((20, 30, 3), (200, 100, 50), dtype=np.uint8)
-    varied = augment(flat, np.random.default_rng(0))
-    assert np.ptp(varied, axis=(0, 1)).max() == 0  # still flat: only its colour changes, and not much
-    assert np.abs(varied[0, 0].astype(int) - flat[0, 0]).max() < 90
+def test_random_views_depend_on_seed_draw_and_row_alone(images: Labelled) -> None:
+    feed = images.feed
+    assert isinstance(feed, PixelFeed)
+    first = feed.batch(np.array([1, 2, 3]), 0)
+    assert torch.equal(first[[2, 0]], feed.batch(np.array([3, 1]), 0))
+    assert not torch.equal(first, feed.batch(np.array([1, 2, 3]), 1))
+    other = PixelFeed(feed.views, feed.preprocessing, seed=1)
+    assert not torch.equal(first, other.batch(np.array([1, 2, 3]), 0))
+    flat = torch.tensor([200, 100, 50], dtype=torch.uint8)[None, :, None, None].expand(4, 3, 20, 30)
+    varied = augmented(flat, draws([0, 1, 2, 3], 0, 0, 20, 30))
+    assert (varied.amax((2, 3)) - varied.amin((2, 3))).max() < 1e-3  # still flat: only its colour changes
+    assert (varied[:, :, 0, 0] - flat[:, :, 0, 0]).abs().max() < 90
+
+
+def test_the_batch_kernel_of_a_gpu_draws_the_same_views(images: Labelled) -> None:
+    feed = images.feed
+    assert isinstance(feed, PixelFeed)
+    smooth = torch.from_numpy(feed.views[:8]).permute(0, 3, 1, 2)
+    smooth = nn.functional.avg_pool2d(smooth.float(), 9, 1, 4).to(torch.uint8)
+    drawn = draws(list(range(8)), 0, 0, *smooth.shape[2:])
+    one, whole = _resized(smooth, drawn), _sampled(smooth, drawn)
+    assert (one - whole)[:, :, 2:-2, 2:-2].abs().mean() < 1.0  # grey levels of 255: both are bilinear
+    assert drawn.flips.any()
+    assert not drawn.flips.all()
+
+
+def test_training_standardises_as_the_service_does(images: Labelled, backbone: Backbone) -> None:
+    feed = images.feed
+    assert isinstance(feed, PixelFeed)
+    served = backbone.preprocessing.normalise(feed.views[:5])
+    np.testing.assert_array_equal(feed.plain(np.arange(5)).numpy(), served)
+    assert standardised(torch.zeros(1, 3, 2, 2), backbone.preprocessing).shape == (1, 3, 2, 2)
 
 
 def test_the_cost_counts_what_is_trained_and_no_clock(classifier: Classifier) -> None:
     freeze(classifier, 0.0, keep_statistics=True)
-    whole = cost.measure(classifier, 48, "cpu")
+    whole = cost.measure(classifier, (3, 48, 48), "cpu")
     freeze(classifier, 0.5, keep_statistics=True)
-    half = cost.measure(classifier, 48, "cpu")
-    assert half == cost.measure(classifier, 48, "cpu")
+    half = cost.measure(classifier, (3, 48, 48), "cpu")
+    assert half == cost.measure(classifier, (3, 48, 48), "cpu")
     assert half.forward == whole.forward < half.train < whole.train
-    assert cost.measure(classifier, 96, "cpu").forward > 2 * half.forward
+    assert cost.measure(classifier, (3, 96, 96), "cpu").forward > 2 * half.forward
     assert cost.epochs_within(60, 25) == 2
     assert cost.epochs_within(60, 61) == 0
     assert cost.epochs_within(60, 0.1) == cost.MOST_EPOCHS

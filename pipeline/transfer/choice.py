@@ -1,13 +1,23 @@
-"""Probe or fine-tuned? The fine-tuned network ships only when it is better by more than its noise."""
+"""Which strategies to try on how much data, and which of the networks ships.
+
+The rules of ``train.strategy: auto``: with fewer than 10 images a class only a probe can be trusted; up to
+2,000 images its challenger trains few parameters (the top layers of a convolutional network, low-rank
+adapters of a transformer); above, the upper half of the network. A challenger ships only when it is better
+on validation by more than its noise, so what ships is never expected to be worse than the probe.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from pipeline.transfer.calibration import calibrated_losses
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "challengers", "compare", "is_transformer"]
+
+FEW = 10  # training images a class, below which only the probe is tried
+MIDDLING = 2_000  # training images, up to which few parameters are trained
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,34 @@ class Comparison:
     gain: float  # loss[0] - loss[1]
     error: float  # standard error of the gain, over groups
     second_wins: bool
+
+
+def is_transformer(backbone: nn.Module) -> bool:
+    """Whether most weights sit in linear layers: attention and its feed-forward layers, not convolutions."""
+    linear = sum(m.weight.numel() for m in backbone.modules() if isinstance(m, nn.Linear))
+    convolution = sum(m.weight.numel() for m in backbone.modules() if isinstance(m, nn.modules.conv._ConvNd))
+    attends = any(
+        "attn" in name.lower() or "attention" in name.lower() for name, _ in backbone.named_modules()
+    )
+    return attends and linear > convolution
+
+
+def challengers(images: int, classes: int, *, transformer: bool, pretrained: bool) -> tuple[list[str], str]:
+    """The strategies to try beside the probe, and why, in a sentence."""
+    each = images / classes
+    if not pretrained:
+        return ["finetune"], "Random weights have nothing to keep, so the whole network is trained."
+    if each < FEW:
+        return [], f"With {each:.1f} training images a class, fewer than {FEW}, only the probe is tried."
+    if images <= MIDDLING:
+        name = "lora" if transformer else "partial"
+        kind = "a transformer" if transformer else "a convolutional network"
+        return [
+            name
+        ], f"For {images:,} training images, at most {MIDDLING:,}, and {kind}, the challenger is {name}."
+    return [
+        "finetune"
+    ], f"For {images:,} training images, more than {MIDDLING:,}, the challenger is fine-tuning."
 
 
 def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> Comparison:

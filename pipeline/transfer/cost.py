@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline.transfer.classifier import Classifier
-
-__all__ = ["Cost", "epochs_within", "measure"]
+__all__ = ["MOST_EPOCHS", "Cost", "Memory", "epochs_within", "measure", "memory"]
 
 MULTIPLY_ADDS = 95e9  # per second
 ELEMENTS = 2e9  # per second
@@ -32,8 +30,23 @@ class Cost:
     train: float
 
 
-def measure(classifier: Classifier, side: int, device: str) -> Cost:
-    """Count one image of ``side`` px through ``classifier``; layers without a gradient cost no backward pass."""
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one optimizer step holds at its peak, by counting; the allocator's own needs come on top."""
+
+    parameters: int  # of the whole network, trained or not
+    trained: int  # number of trained parameters
+    gradients: int  # and AdamW's two moments
+    activations: int  # kept for the backward pass
+
+    @property
+    def total(self) -> int:
+        """Bytes."""
+        return self.parameters + self.gradients + self.activations
+
+
+def measure(network: nn.Module, shape: tuple[int, ...], device: str) -> Cost:
+    """Count one input of ``shape`` through ``network``; layers without a gradient cost no backward pass."""
     forward = backward = 0.0
 
     def count(module: nn.Module, _: object, output: object) -> None:
@@ -49,17 +62,48 @@ def measure(classifier: Classifier, side: int, device: str) -> Cost:
         if output.requires_grad:
             backward += BACKWARD * seconds
 
-    hooks = [module.register_forward_hook(count) for module in classifier.modules()]
-    mode = classifier.training
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    modes = {module: module.training for module in network.modules()}
     try:
-        place = next(classifier.parameters()).device
-        classifier.eval()(torch.zeros(1, 3, side, side, device=place))
+        place = next(network.parameters()).device
+        network.eval()(torch.zeros(1, *shape, device=place))
     finally:
-        classifier.train(mode)
+        for module, mode in modes.items():
+            module.training = mode
         for hook in hooks:
             hook.remove()
     speed = GPU if device.startswith("cuda") else 1.0
     return Cost(forward / speed, (forward + backward) / speed)
+
+
+def memory(network: nn.Module, shape: tuple[int, ...], batch: int) -> Memory:
+    """Count what a step on ``batch`` inputs of ``shape`` holds, from what autograd saves of one input and of two."""
+    one, two = _saved(network, shape, 1), _saved(network, shape, 2)
+    free = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return Memory(
+        parameters=sum(p.numel() * p.element_size() for p in network.parameters()),
+        trained=sum(p.numel() for p in free),
+        gradients=sum(3 * p.numel() * p.element_size() for p in free),
+        activations=(two - one) * batch + 2 * one - two,
+    )
+
+
+def _saved(network: nn.Module, shape: tuple[int, ...], count: int) -> int:
+    """Bytes that the backward pass of ``count`` inputs needs, but for the parameters themselves."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in network.parameters()}
+    kept: dict[int, int] = {}
+    held: list[torch.Tensor] = []
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and storage.data_ptr() not in kept:
+            kept[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)  # alive to the end, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        network(torch.zeros(count, *shape))
+    return sum(kept.values())
 
 
 def epochs_within(budget: float, epoch: float) -> int:

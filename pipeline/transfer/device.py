@@ -6,7 +6,7 @@ import torch
 
 from pipeline.errors import ParamsError
 
-__all__ = ["deterministic", "pick_device", "use_bfloat16"]
+__all__ = ["deterministic", "pick_device"]
 
 
 def deterministic(seed: int) -> None:
@@ -33,10 +33,3 @@ def pick_device(asked: str) -> str:
             f"train.device is {asked}, but torch {torch.__version__} sees no GPU here: set it to auto"
         )
     return asked
-
-
-def use_bfloat16(asked: str, device: str) -> bool:
-    """auto takes bfloat16 on GPUs made for it; on CPUs float32, whose speed and result don't depend on the model of CPU."""
-    if asked == "auto":
-        return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    return asked == "bfloat16"

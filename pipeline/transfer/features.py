@@ -1,29 +1,36 @@
-"""Features of frozen layers, computed once and kept by image.
+"""What frozen layers answer, computed once and kept by image: pooled features, or activations at a cut.
 
-A cached feature is exact only if the network below it is in eval mode and the view is stored: so the
-store's key holds the weights' digest, the architecture and its arguments, the preprocessing's fingerprint
-and the kind of view, and a row's name is the image's own digest.
+A cached answer is exact only if the network below it is in eval mode and the view is stored: so the
+store's key holds the weights' digest, the architecture and its arguments, the preprocessing's fingerprint,
+the place in the network and the kind of view, and a row's name is the image's own digest.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from pipeline.artifacts import Workspace, digest_json
 from pipeline.backbone import Backbone, features
 from pipeline.errors import WeightsError
 from pipeline.rowstore import RowStore
+from pipeline.transfer import distributed
+from pipeline.transfer.augment import augmented, draws, standardised
+from pipeline.transforms import Preprocessing
 
-__all__ = ["VIEWS", "cached_features"]
+__all__ = ["affordable", "cached_activations", "cached_features", "kinds"]
 
 BATCH = 32
 SHOW_FROM = 64  # images; fewer need no progress bar
-VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "plain": lambda views: views,
-    "mirrored": lambda views: views[:, :, ::-1],
-}
+DISK_SHARE = 0.2  # of the free disk that one set of activations may take
+
+
+def kinds(count: int) -> list[str]:
+    """The first ``count`` kinds of stored view: as it is, mirrored, then random crops (see augment.py)."""
+    return ["plain", "mirrored", *(f"random-{number}" for number in range(count - 2))][:count]
 
 
 def cached_features(
@@ -37,33 +44,99 @@ def cached_features(
 ) -> np.ndarray:
     """float32 [n, width] pooled features of uint8 [n, H, W, 3] views; only images new to the store are run.
 
-    The last batch is filled up with copies: a row's value then does not depend on how many others were
-    computed with it, so a cache filled in pieces gives the same bits as one filled at once.
-
     Raises:
         WeightsError: the network answers an image with NaN or infinity.
     """
+    module = backbone.module.eval()
+    return _cached(
+        workspace, backbone, views, image_ids,
+        run=lambda pixels: features(module, pixels), module=module,
+        place="features", shape=(backbone.width,), view=view, device=device,
+    )  # fmt: skip
+
+
+def cached_activations(
+    workspace: Workspace,
+    backbone: Backbone,
+    lower: nn.Module,
+    place: str,
+    views: np.ndarray,
+    image_ids: Sequence[str],
+    *,
+    view: str = "plain",
+    device: str = "cpu",
+) -> np.ndarray:
+    """float32 [n, ...] what ``lower`` (see cut.py), cut at ``place``, makes of uint8 [n, H, W, 3] views."""
+    return _cached(
+        workspace, backbone, views, image_ids,
+        run=lower, module=lower, place=f"activations at {place}",
+        shape=activation_shape(lower, backbone.preprocessing.image_size), view=view, device=device,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def activation_shape(lower: nn.Module, side: int) -> tuple[int, ...]:
+    """Shape of one image's activations."""
+    return tuple(lower.cpu()(torch.zeros(1, 3, side, side)).shape[1:])
+
+
+def affordable(workspace: Workspace, shape: tuple[int, ...], images: int, wanted: int) -> int:
+    """How many of the ``wanted`` views of so many images fit into a fifth of the free disk; 0: not even one."""
+    workspace.cache.mkdir(parents=True, exist_ok=True)
+    one = int(np.prod(shape)) * 4 * images
+    return min(wanted, int(DISK_SHARE * shutil.disk_usage(workspace.cache).free / one))
+
+
+def _cached(
+    workspace: Workspace,
+    backbone: Backbone,
+    views: np.ndarray,
+    image_ids: Sequence[str],
+    *,
+    run: Callable[[torch.Tensor], torch.Tensor],
+    module: nn.Module,
+    place: str,
+    shape: tuple[int, ...],
+    view: str,
+    device: str,
+) -> np.ndarray:
+    """The last batch is filled up with copies: a row's value then does not depend on how many others were
+    computed with it, so a cache filled in pieces gives the same bits as one filled at once."""
     key = [backbone.weights["digest"], backbone.name, backbone.kwargs, backbone.preprocessing.fingerprint()]
-    folder = digest_json([*key, view, torch.__version__, device])[:32]
-    store = RowStore(workspace.cache / "features" / folder, (backbone.width,), np.float32)
+    folder = digest_json([*key, place, view, torch.__version__, device.split(":")[0]])[:32]
+    store = RowStore(workspace.cache / "features" / folder, shape, np.float32)
     if not store.known().keys() >= set(image_ids):
         with store.writing() as writer:
             seen = set(writer.known)
             rows = [row for row, image_id in enumerate(image_ids) if image_id not in seen]
-            module = backbone.module.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-            bar = tqdm(total=len(rows), desc=f"features ({view})", unit="img", disable=len(rows) < SHOW_FROM)
+            module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            silent = len(rows) < SHOW_FROM or not distributed.first()
+            bar = tqdm(total=len(rows), desc=f"{place.split()[0]} ({view})", unit="img", disable=silent)
             with bar, torch.inference_mode():
                 for start in range(0, len(rows), BATCH):
                     part = rows[start : start + BATCH]
                     filled = part + [part[-1]] * (BATCH - len(part))
-                    pixels = backbone.preprocessing.normalise(VIEWS[view](views[filled]))
-                    batch = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
-                    values = features(module, batch).float().cpu().numpy()
-                    for place, row in enumerate(part):
-                        _check(values[place], image_ids[row], backbone.name)
-                        writer.append(image_ids[row], values[place])
+                    names = [image_ids[row] for row in filled]
+                    values = run(_inputs(views[filled], names, view, backbone.preprocessing, device))
+                    answers = values.float().cpu().numpy()
+                    for number, row in enumerate(part):
+                        _check(answers[number], image_ids[row], backbone.name)
+                        writer.append(image_ids[row], answers[number])
                     bar.update(len(part))
+            module.cpu()
     return store.read(image_ids)
+
+
+def _inputs(
+    views: np.ndarray, image_ids: Sequence[str], view: str, preprocessing: Preprocessing, device: str
+) -> torch.Tensor:
+    """float32 [n, 3, H, W], standardised: one kind of view; a random one is the image's own for good."""
+    pixels = torch.from_numpy(views[:, :, ::-1].copy() if view == "mirrored" else views).permute(0, 3, 1, 2)
+    if view.startswith("random-"):
+        rows = [int(image_id[:12], 16) for image_id in image_ids]
+        drawn = draws(rows, 0, int(view.removeprefix("random-")), *views.shape[1:3])
+        pixels = augmented(pixels, drawn)
+    return standardised(pixels.to(device), preprocessing)
 
 
 def _check(values: np.ndarray, image_id: str, name: str) -> None:

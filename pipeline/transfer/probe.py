@@ -32,6 +32,7 @@ class Head:
     strength: float  # C
     folds: int  # behind the choice of C; 0 where the classes are too small
     search: dict[str, float]  # C → mean held-out log loss over the folds
+    kind: str = "logistic"
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """[n, classes] float32."""

@@ -1,0 +1,54 @@
+"""An exponential moving average of the trained tensors (Polyak and Juditsky 1992), kept beside them.
+
+Early on it follows the network closely, and only later remembers long: the decay of step t is at most
+(1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["Average"]
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Average:
+    """The average of ``tensors`` (live ones, by name); integer buffers are copied, not averaged."""
+
+    def __init__(self, tensors: Tensors, decay: float) -> None:
+        self.live = tensors
+        self.decay = decay
+        self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the live tensors in, after optimizer step ``step`` (from 0)."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        floating = [name for name, tensor in self.live.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.tensors[name] for name in floating], [self.live[name].detach() for name in floating], weight
+        )
+        for name in self.live.keys() - set(floating):
+            self.tensors[name].copy_(self.live[name])
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the block the network holds the average; after it, what it held before."""
+        kept = {name: tensor.detach().clone() for name, tensor in self.live.items()}
+        self._put(self.tensors)
+        try:
+            yield
+        finally:
+            self._put(kept)
+
+    def restore(self, tensors: Tensors) -> None:
+        """Go on from a saved average."""
+        for name, tensor in tensors.items():
+            self.tensors[name].copy_(tensor)
+
+    @torch.no_grad()
+    def _put(self, tensors: Tensors) -> None:
+        for name, tensor in tensors.items():
+            self.live[name].copy_(tensor)

@@ -1,0 +1,76 @@
+"""The probe as a strategy: a linear head on cached frozen features, in a network that gives its logits."""
+
+import time
+
+import numpy as np
+
+from pipeline.transfer.calibration import calibrated_losses
+from pipeline.transfer.features import cached_features, kinds
+from pipeline.transfer.probe import Views, fit_probe
+from pipeline.transfer.task import Candidate, Task, figures
+
+__all__ = ["probe", "stored_features"]
+
+VIEWS = 2  # stored of each training image, where params.yaml asks for no other number
+
+
+def stored_features(task: Task) -> tuple[np.ndarray, list[np.ndarray]]:
+    """[n, width] of all images as they are, and [trained, width] of the training images' further views."""
+    data = task.data
+    plain = cached_features(task.workspace, task.backbone, task.pixels, data.image_ids, device=task.device)
+    varied = [
+        cached_features(
+            task.workspace, task.backbone, task.pixels[: data.trained], data.image_ids[: data.trained],
+            view=view, device=task.device,
+        )
+        for view in kinds(task.train.views or VIEWS)[1:]
+    ]  # fmt: skip
+    return plain, varied
+
+
+def probe(task: Task) -> Candidate:
+    """Fit the head; what it says of the validation images, and how it came to be."""
+    started = time.perf_counter()
+    data, plan, backbone = task.data, task.plan, task.backbone
+    first, count = data.trained, len(data.labels)
+    plain, varied = stored_features(task)
+    extracted = time.perf_counter()
+    head = fit_probe(
+        Views(np.stack([plain[:first], *varied])),
+        data.labels[:first],
+        data.classes,
+        groups=data.groups[:first],
+        weights=plan.probe_weights,
+        log_prior=plan.log_prior,
+        seed=task.seed,
+    )
+    logits = head.logits(plain)
+    losses = [
+        float(calibrated_losses(logits[rows], data.labels[rows]).mean())
+        for rows in (slice(first), slice(first, None))
+    ]
+    outcome = figures(logits[first:], data.labels[first:])
+    origin = (
+        f"by {head.folds}-fold cross-validation"
+        if head.folds
+        else "by default: the classes are too small for folds"
+    )
+    views = f"{len(varied) + 1} stored views of {first} images" if varied else f"{first} images"
+    text = (
+        f"Probe: a {head.kind} head on the {backbone.width} frozen features of {backbone.name} "
+        f"({backbone.weights['source']} weights), fitted to {views}, C = {head.strength:g} ({origin}), sampling plan "
+        f"{plan.name}. On {count - first} validation images its accuracy is {outcome['accuracy']:.3f} and its log loss "
+        f"{outcome['log_loss']:.3f}."
+    )
+    if task.curves:
+        task.curves.log("probe", 0, train=losses[0], validation=losses[1])
+    return Candidate(
+        strategy="probe",
+        classifier=task.network((head.weight, head.bias)),
+        logits=logits[first:],
+        report=text,
+        curve=[(0, round(losses[0], 6), "train"), (0, round(losses[1], 6), "validation")],
+        seconds={"features": extracted - started, "probe": time.perf_counter() - extracted},
+        images_per_second=(count + first * len(varied)) / max(extracted - started, 1e-3),
+        figures=outcome,
+    )

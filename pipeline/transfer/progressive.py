@@ -1,0 +1,65 @@
+"""Progressive unfreezing (Howard and Ruder 2018): the head, then the top stages, then deeper, ever more slowly.
+
+The probe is the first phase. Each further phase starts from the best weights so far, unfreezes more and
+lowers the rate. A phase's state is kept under its own key: a run that was killed at any moment, also
+between two phases, ends bit for bit where an undisturbed one does.
+"""
+
+import copy
+from dataclasses import replace
+
+from pipeline.transfer.finetune import side
+from pipeline.transfer.freeze import freeze
+from pipeline.transfer.task import Candidate, Task
+from pipeline.transfer.tuning import Settings, SkippedError, epochs, tune
+
+__all__ = ["PHASES", "progressive"]
+
+# Share of the layers that is trained, from the top; learning rate of the head and the top layer.
+PHASES = ((0.2, 4e-4), (0.5, 1.5e-4), (1.0, 5e-5))
+
+
+def progressive(task: Task, probe: Candidate) -> Candidate:
+    """Unfreeze phase by phase, a third of the epochs each.
+
+    Raises:
+        SkippedError: the budget does not allow an epoch a phase, and the strategy is not forced.
+    """
+    forced = task.train.strategy == "progressive"
+    middle = copy.deepcopy(probe.classifier)
+    freeze(middle, 1 - PHASES[1][0], keep_statistics=True)
+    count = epochs(task, middle, side(task), forced=forced, name="progressive unfreezing")
+    if count < len(PHASES) and not forced:
+        raise SkippedError(
+            f"Progressive unfreezing was skipped: train.budget_seconds allows {count} epochs, it needs {len(PHASES)}."
+        )
+    best, found = probe, []
+    for number, (unfrozen, rate) in enumerate(PHASES):
+        classifier = copy.deepcopy(best.classifier)
+        freeze(classifier, 1 - unfrozen, keep_statistics=True)
+        length = max(1, round(count / len(PHASES)))
+        settings = Settings(name="progressive", learning_rate=rate, epochs=length, phase=number)
+        found.append(tune(task, best, classifier, settings))
+        if found[-1].figures["log_loss"] < best.figures["log_loss"] or best is probe:
+            best = found[-1]
+    return _joined(best, found)
+
+
+def _joined(best: Candidate, found: list[Candidate]) -> Candidate:
+    """The best phase's network with the history of all phases."""
+    curve: list[tuple[int, float, str]] = []
+    for phase in found:
+        reached = max((step for step, _, _ in curve), default=0)
+        curve += [(step + reached, loss, split) for step, loss, split in phase.curve]
+    reports = [
+        f"Phase {number} (top {unfrozen:.0%} of the layers): {phase.report}"
+        for number, ((unfrozen, _), phase) in enumerate(zip(PHASES, found, strict=True), 1)
+    ]
+    return replace(
+        best,
+        strategy="progressive",
+        report=" ".join(reports),
+        curve=curve,
+        steps=sum(phase.steps for phase in found),
+        seconds={"progressive": sum(phase.seconds["progressive"] for phase in found)},
+    )

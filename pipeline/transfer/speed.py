@@ -1,0 +1,188 @@
+"""How to do the arithmetic here: precision, memory layout and compilation, by a short measurement.
+
+What a network runs fastest with can't be told from a table: on one CPU bfloat16 doubles a ResNet's speed
+and costs a small MobileNet a third of its own. So a few steps of the real network are timed, and another
+choice than the default (float32, channels last, eager) is taken only where it is clearly faster. The
+outcome is kept under the workspace's cache by network, batch and machine, so that a later run on the same
+machine does the same; ``train.precision``, ``train.memory_format`` and ``train.compile`` override it.
+torch.compile costs its time at once: it is tried only where the steps that are left could win it back.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline.artifacts import Workspace, digest_json, write_json
+from pipeline.params import Train
+from pipeline.transfer.recipe import Flags
+
+__all__ = ["Speed", "decide", "machine", "words"]
+
+CLEARLY = 1.25  # times as fast: less is within what two measurements on one machine differ by
+TIMED = 3  # steps, after one to warm up; the fastest counts
+HOPELESS = 2.0  # a candidate whose first step takes so many times the best is not timed further
+WORTH = 20.0  # seconds of training, from which on choosing is worth a measurement
+SAVING = 0.3  # of a step, that compiling may save at most
+COMPILING = {
+    "cpu": 300.0,
+    "cuda": 60.0,
+}  # seconds that it takes at least (a MobileNetV2 on two cores, on a GPU)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The flags, and why, in words."""
+
+    flags: Flags
+    reason: str
+
+
+def machine() -> list[str | int]:
+    """What the measurement depends on besides the network."""
+    return [torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(),
+            os.cpu_count() or 1, torch.get_num_threads()]  # fmt: skip
+
+
+def decide(
+    workspace: Workspace,
+    train: Train,
+    network: nn.Module,
+    inputs: torch.Tensor,
+    classes: int,
+    *,
+    steps: int,
+    device: str,
+    name: str,
+) -> Speed:
+    """The flags for ``steps`` steps of ``network`` on batches like ``inputs``, which is on the CPU.
+
+    Args:
+        name: says which network it is, for the record under the cache.
+    """
+    fixed = _fixed(train, device)
+    key = digest_json([name, list(inputs.shape), device.split(":")[0], asdict(fixed), train.precision,
+                       train.memory_format, train.compile, *machine()])[:32]  # fmt: skip
+    record = workspace.cache / "speed" / f"{key}.json"
+    try:
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        return Speed(Flags(**kept["flags"]), kept["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    speed = _measured(train, network, inputs, classes, steps, device, fixed)
+    write_json(record, {"flags": asdict(speed.flags), "reason": speed.reason})
+    return speed
+
+
+def _fixed(train: Train, device: str) -> Flags:
+    """The default, with what params.yaml asks for laid over it."""
+    gpu = device.startswith("cuda")
+    auto = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    return Flags(
+        bfloat16=auto if train.precision == "auto" else train.precision == "bfloat16",
+        channels_last=train.memory_format != "contiguous",
+        compiled=train.compile == "on",
+    )
+
+
+def _measured(
+    train: Train,
+    network: nn.Module,
+    inputs: torch.Tensor,
+    classes: int,
+    steps: int,
+    device: str,
+    flags: Flags,
+) -> Speed:
+    step = _stepper(network, inputs, classes, device)
+    warm = _timed(step, flags, 1)
+    if steps * warm < WORTH:
+        return Speed(flags, f"{words(flags)}: {steps} steps of {warm:.2g} s are not worth a measurement")
+    best, taken = flags, min(warm, _timed(step, flags, TIMED))
+    said = [f"{words(flags)} {taken:.3g} s a step"]
+    alternatives = []
+    if train.precision == "auto" and not flags.bfloat16:
+        alternatives.append(replace(flags, bfloat16=True))
+    if train.memory_format == "auto":
+        alternatives.append(replace(flags, channels_last=False))
+    default = taken
+    for other in alternatives:
+        seconds = _timed(step, other, 1)
+        if seconds < HOPELESS * default:
+            seconds = min(seconds, _timed(step, other, TIMED))
+        said.append(f"{words(other)} {seconds:.3g} s")
+        if seconds * CLEARLY < default and seconds < taken:
+            best, taken = other, seconds
+    if train.compile == "auto":
+        best, taken, outcome = _compiled(step, best, taken, steps, COMPILING[device.split(":")[0]])
+        said.append(outcome)
+    return Speed(best, f"{words(best)}, measured: {'; '.join(said)}")
+
+
+def _compiled(
+    step: Callable, flags: Flags, taken: float, steps: int, compiling: float
+) -> tuple[Flags, float, str]:
+    """Compile where it could pay, measure, and keep it where it does."""
+    possible = steps * taken * SAVING
+    if possible < compiling:
+        return (
+            flags,
+            taken,
+            f"torch.compile could save {possible:.0f} s of {steps} steps at most and is not tried",
+        )
+    started = time.perf_counter()
+    try:
+        compiled = _timed(step, replace(flags, compiled=True), TIMED)
+    except Exception as error:  # no compiler, an operation it can't take: many kinds, one consequence
+        return flags, taken, f"torch.compile failed ({type(error).__name__}) and is not used"
+    cost = time.perf_counter() - started
+    if (taken - compiled) * steps > cost and compiled * CLEARLY < taken:
+        return replace(flags, compiled=True), compiled, f"torch.compile {compiled:.3g} s after {cost:.0f} s"
+    return flags, taken, f"torch.compile {compiled:.3g} s after {cost:.0f} s does not pay for {steps} steps"
+
+
+def _stepper(network: nn.Module, inputs: torch.Tensor, classes: int, device: str) -> Callable:
+    """A function that times n forward and backward passes; the weights stay as they are."""
+    labels = torch.from_numpy(np.arange(len(inputs)) % classes).to(device)
+
+    def step(flags: Flags, times: int) -> float:
+        layout = torch.channels_last if flags.channels_last else torch.contiguous_format
+        module = network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        batch = inputs.to(device)
+        if batch.dim() == 4:
+            batch = batch.contiguous(memory_format=layout)
+        forward = torch.compile(module) if flags.compiled else module
+        fastest = float("inf")
+        for _ in range(times):
+            started = time.perf_counter()
+            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=flags.bfloat16):
+                logits = forward(batch)[0]
+            functional.cross_entropy(logits.float(), labels).backward()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
+            fastest = min(fastest, time.perf_counter() - started)
+            for parameter in module.parameters():
+                parameter.grad = None
+        return fastest
+
+    return step
+
+
+def _timed(step: Callable, flags: Flags, times: int) -> float:
+    return float(step(flags, times))
+
+
+def words(flags: Flags) -> str:
+    """The flags, to be read."""
+    return " ".join(
+        ["bfloat16" if flags.bfloat16 else "float32",
+         "channels last" if flags.channels_last else "contiguous",
+         "compiled" if flags.compiled else "eager"]
+    )  # fmt: skip

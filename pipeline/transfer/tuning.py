@@ -1,0 +1,234 @@
+"""What the strategies that train by gradient have in common: budget, speed, state, and what they say."""
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.artifacts import digest_json
+from pipeline.transfer import cost, soup, speed
+from pipeline.transfer.calibration import calibrated_losses
+from pipeline.transfer.choice import compare
+from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.feeds import Feed, PixelFeed
+from pipeline.transfer.loop import Tuned, fit
+from pipeline.transfer.recipe import Flags, Recipe
+from pipeline.transfer.resume import State, source_digest
+from pipeline.transfer.steps import Alignment, Labelled
+from pipeline.transfer.task import Candidate, Task, figures
+
+__all__ = ["Settings", "SkippedError", "epochs", "labelled", "pixel_feed", "tune"]
+
+BATCH = 32
+SOUP = 5  # last epochs that a soup is made of
+
+
+class SkippedError(Exception):
+    """A strategy does not fit into the budget; the message is a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a strategy decides of its recipe."""
+
+    name: str
+    learning_rate: float
+    layer_decay: float = 0.8
+    epochs: int
+    flags: Flags | None = None  # None: measured
+    mix: bool = True  # whether params.yaml's mixing applies (it needs pixels)
+    phase: int = 0
+
+
+def pixel_feed(task: Task) -> PixelFeed:
+    """The task's views, augmented as params.yaml says."""
+    return PixelFeed(
+        task.pixels,
+        task.backbone.preprocessing,
+        seed=task.seed,
+        device=task.device,
+        augment=task.train.augment,
+    )
+
+
+def labelled(task: Task, feed: Feed) -> Labelled:
+    """The task's labels beside a feed of its rows."""
+    data = task.data
+    return Labelled(feed, data.labels, data.paths, data.train, data.validation, task.plan)
+
+
+def epochs(
+    task: Task, network: nn.Module, shape: tuple[int, ...], *, forced: bool, name: str, before: float = 0.0
+) -> int:
+    """How many epochs fit into the budget; ``before`` are nominal seconds that are spent first.
+
+    Raises:
+        SkippedError: not even one does, and params.yaml does not force the strategy.
+    """
+    train = task.train
+    if train.epochs is not None:
+        return train.epochs
+    one = cost.measure(network, shape, task.device)
+    seconds = one.train * len(task.data.train) + one.forward * len(task.data.validation)
+    count = cost.epochs_within(max(train.budget_seconds - before, 0.0), seconds)
+    if count == 0 and not forced:
+        raise SkippedError(
+            f"{name.capitalize()} was skipped: one epoch costs about {seconds + before:.2g} s on the nominal machine, "
+            f"train.budget_seconds allows {train.budget_seconds:g} s."
+        )
+    return max(count, 1)
+
+
+def tune(
+    task: Task,
+    start: Candidate,
+    classifier: Classifier,
+    settings: Settings,
+    *,
+    network: nn.Module | None = None,
+    feed: Feed | None = None,
+    alignment: Alignment | None = None,
+) -> Candidate:
+    """Train what is free in ``classifier`` from where it stands; a candidate with all its figures.
+
+    Raises:
+        DivergedError: the loss is no number in the first epoch.
+    """
+    module = classifier if network is None else network
+    data = labelled(task, feed or pixel_feed(task))
+    recipe, reason = _recipe(task, module, data, settings)
+    state = State(task.workspace.home, _key(task, start, recipe, settings))
+    domains = [task.data.domains[row] for row in data.validation]
+    blends = SOUP if len(set(domains)) > 1 else 0
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    tuned = fit(
+        classifier, module, data, recipe, state,
+        alignment=alignment, snapshots=blends,
+        curve=functools.partial(task.curves.log, settings.name) if task.curves else None,
+    )  # fmt: skip
+    said = ""
+    if blends:
+        said = _blended(classifier, module, data, tuned, before, domains)
+    return replace(
+        _candidate(task, start, classifier, tuned, recipe, settings, said), arithmetic={settings.name: reason}
+    )
+
+
+def _recipe(task: Task, network: nn.Module, data: Labelled, settings: Settings) -> tuple[Recipe, str]:
+    train = task.train
+    batch = BATCH if train.batch_size == "auto" else train.batch_size
+    flags, reason = settings.flags, ""
+    if flags is None:
+        sample = data.feed.plain(data.train[: min(batch, len(data.train))]).cpu()
+        steps = settings.epochs * -(-len(data.train) // batch)
+        name = f"{task.backbone.name} {task.backbone.kwargs} {settings.name} {train.unfreeze}"
+        chosen = speed.decide(
+            task.workspace, train, copy.deepcopy(network), sample, len(task.data.classes),
+            steps=steps, device=task.device, name=name,
+        )  # fmt: skip
+        flags, reason = chosen.flags, chosen.reason
+    return Recipe(
+        epochs=settings.epochs,
+        seed=task.seed,
+        learning_rate=train.learning_rate or settings.learning_rate,
+        batch_size=batch,
+        layer_decay=settings.layer_decay,
+        mix=train.mix if settings.mix else 0.0,
+        smoothing=train.label_smoothing,
+        average=train.average,
+        device=task.device,
+        flags=flags,
+    ), reason
+
+
+def _blended(
+    classifier: Classifier,
+    network: nn.Module,
+    data: Labelled,
+    tuned: Tuned,
+    before: dict[str, torch.Tensor],
+    domains: list[str],
+) -> str:
+    """With a second domain to judge by: WiSE-FT and a soup of the last epochs; the best stays in ``classifier``."""
+    labels = data.labels[data.validation]
+
+    def answer(tensors: dict[str, torch.Tensor]) -> np.ndarray:
+        classifier.load_state_dict(tensors, strict=False)
+        return logits_of(network, data.feed, data.validation)
+
+    def loss(logits: np.ndarray) -> float:
+        losses = calibrated_losses(logits, labels)
+        return float(np.mean([losses[np.array(domains) == domain].mean() for domain in sorted(set(domains))]))
+
+    chosen = soup.blend(before, tuned.tensors, tuned.snapshots, answer, loss)
+    tuned.tensors, tuned.logits = chosen.tensors, chosen.logits
+    classifier.load_state_dict(chosen.tensors, strict=False)
+    return f" {chosen.report}"
+
+
+@torch.inference_mode()
+def logits_of(network: nn.Module, feed: Feed, rows: np.ndarray, batch: int = BATCH) -> np.ndarray:
+    """float32 [len(rows), classes] of the plain images; the network's modes are the caller's affair."""
+    parts = [
+        network(feed.plain(rows[start : start + batch]))[0].float().cpu().numpy()
+        for start in range(0, len(rows), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def _candidate(
+    task: Task,
+    start: Candidate,
+    classifier: Classifier,
+    tuned: Tuned,
+    recipe: Recipe,
+    settings: Settings,
+    said: str,
+) -> Candidate:
+    data = task.data
+    labels = data.labels[data.validation]
+    outcome: dict[str, Any] = figures(tuned.logits, labels)
+    comparison = compare(start.logits, tuned.logits, labels, [data.groups[row] for row in data.validation])
+    ended = f" {tuned.ended.capitalize()}." if tuned.ended else ""
+    text = (
+        f"{settings.name.capitalize()}, {len(tuned.history)} of {recipe.epochs} epochs, best after {tuned.epoch}: accuracy "
+        f"{outcome['accuracy']:.3f}, log loss {outcome['log_loss']:.3f}; the gain over the {start.strategy} is "
+        f"{comparison.gain:.3f} with a standard error of {comparison.error:.3f}. Arithmetic: {speed.words(recipe.flags)}.{said}{ended}"
+    )
+    return Candidate(
+        strategy=settings.name,
+        classifier=classifier,
+        logits=tuned.logits,
+        report=text,
+        curve=tuned.curve,
+        seconds={settings.name: tuned.seconds},
+        images_per_second=tuned.images / tuned.seconds if tuned.seconds else 0.0,
+        steps=tuned.step,
+        figures=outcome,
+    )
+
+
+def _key(task: Task, start: Candidate, recipe: Recipe, settings: Settings) -> str:
+    """Digest of everything that decides what this training gives."""
+    data = task.data
+    parts = {
+        "images": list(zip(data.image_ids, data.labels.tolist(), strict=True)),
+        "trained": data.trained,
+        "plan": [task.plan.name, task.plan.loss_weights.tolist()],
+        "weights": [task.backbone.weights["digest"], task.backbone.name, task.backbone.kwargs],
+        "fingerprint": task.backbone.preprocessing.fingerprint(),
+        "recipe": repr(recipe),
+        "settings": repr(settings),
+        "params": repr(task.train),
+        "start": start.logits.tobytes().hex(),
+        "code": [source_digest(), *speed.machine()],
+    }
+    return digest_json(parts)[:32]
+
+
+Strategy = Callable[[Task, Candidate], Candidate]
