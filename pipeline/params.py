@@ -142,13 +142,21 @@ class Train:
     label_smoothing: float = 0.0
     average: float = 0.0
     lora_rank: int = 8
+    adapt: Literal["coral", "adabn", "dann"] = "coral"
+    target: str | None = None
+    domain_balance: float = 0.0
     folds: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "views", "batch_size", "processes", "lora_rank"):
             value = getattr(self, name)
             _require(value in (None, "auto") or value >= 1, f"train.{name} is {value}; it must be at least 1")
-        _share("train", label_smoothing=self.label_smoothing, average=self.average)
+        _share(
+            "train",
+            label_smoothing=self.label_smoothing,
+            average=self.average,
+            domain_balance=self.domain_balance,
+        )
         _require(self.budget_seconds >= 0, "train.budget_seconds must not be negative")
         _require(self.mix >= 0, "train.mix must not be negative")
         _require(self.folds == 0 or self.folds >= 2, "train.folds must be at least 2, or 0 for none")

@@ -6,7 +6,8 @@
 ``auto`` fits the probe on cached frozen features, tries the challenger that suits the amount of data where
 the budget allows an epoch, and keeps it only when it is better on validation by more than its noise. The
 budget is counted on a nominal machine (see transfer/cost.py), never by the clock. Killed, it goes on after
-the last finished epoch.
+the last finished epoch. ``train.processes`` starts torchrun on this machine's GPUs; for several machines
+start torchrun yourself.
 """
 
 from dataclasses import replace
@@ -33,8 +34,12 @@ from pipeline.views import views
 
 def run(workspace: Workspace, params: Params) -> int:
     """split.parquet and balance.json → ``artifacts/checkpoint/`` and the learning curves."""
+    picked = pick_device(params.train.device)
+    count = distributed.processes(params.train.processes, picked)
+    if count > 1:
+        return distributed.launch(count, workspace.root)
     deterministic(params.seed)
-    with distributed.group(pick_device(params.train.device)) as device:
+    with distributed.group(picked) as device:
         task = _task(workspace, params, device)
         kept = train(task)
         if distributed.first():
@@ -45,6 +50,7 @@ def run(workspace: Workspace, params: Params) -> int:
 def _task(workspace: Workspace, params: Params, device: str) -> Task:
     data = select(read_table(workspace.split, SPLIT).to_pylist())
     plan = Plan.of(read_json(workspace.balance), data.labels[: data.trained], data.classes)
+    plan = plan.by_domain(data.domains[: data.trained], params.train.domain_balance)
     backbone = load(params.model, root=workspace.root, seed=params.seed)
     limits = {"max_pixels": params.data.max_pixels, "max_bytes": params.data.max_bytes}
     pixels = views(workspace, data.paths, data.image_ids, backbone.preprocessing, **limits)

@@ -9,7 +9,10 @@ the same caches (the first to come computes, the others wait); process 0 alone w
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +21,21 @@ from torch import distributed, nn
 from pipeline.errors import ParamsError
 
 __all__ = ["first", "gathered", "group", "rank", "share", "world", "wrapped"]
+
+
+def processes(asked: int | str, device: str) -> int:
+    """How many processes to start for ``train.processes``; 1 where torchrun started this one already."""
+    if "WORLD_SIZE" in os.environ:
+        return 1
+    if asked == "auto":
+        return max(1, torch.cuda.device_count()) if device == "cuda" else 1
+    return int(asked)
+
+
+def launch(count: int, root: Path) -> int:
+    """Start the train verb again, ``count`` times, by torchrun; its exit code."""
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "pipeline"]
+    return subprocess.run([sys.executable, "-m", *command, "train"], cwd=root, check=False).returncode
 
 
 def world() -> int:

@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,29 @@ class Plan:
             probe_weights=weights if name in ("class_weights", "sampler") else ones,
             log_prior=prior,
             draw=weights / weights.sum() if name == "sampler" else None,
+        )
+
+    def by_domain(self, domains: Sequence[str], balance: float) -> "Plan":
+        """Each image also counts with its domain's size to the power of -``balance`` (0: all the same).
+
+        At 1 a few labelled images of a new domain weigh as much as all the old ones that are replayed
+        beside them.
+        """
+        if balance == 0 or len(set(domains)) < 2:
+            return self
+        codes = np.unique(np.asarray(domains, dtype=object).astype(str), return_inverse=True)[1]
+        factor = (np.bincount(codes) / len(codes))[codes] ** -balance
+
+        def scaled(weights: np.ndarray) -> np.ndarray:
+            product = weights * factor
+            return product / product.mean()
+
+        draw = None if self.draw is None else self.draw * factor / (self.draw * factor).sum()
+        return replace(
+            self,
+            loss_weights=self.loss_weights if draw is not None else scaled(self.loss_weights),
+            probe_weights=scaled(self.probe_weights),
+            draw=draw,
         )
 
     def order(self, generator: np.random.Generator) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from pipeline.transfer import cost
+from pipeline.transfer.choice import is_transformer
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.finetune import side
 from pipeline.transfer.freeze import freeze, layer_of, lowest_trained
@@ -40,12 +41,14 @@ class LowRank(nn.Module):
 def adapt_layers(classifier: Classifier, rank: int, unfrozen: float, seed: int) -> list[str]:
     """Put adapters on the linear and convolution layers of the top ``unfrozen`` share; their names.
 
-    A layer too small to be approximated (a depthwise convolution has 9 weights a channel) gets none.
-    Everything else in the backbone is frozen.
+    In a transformer these are the attention's layers alone, as in the paper. A layer too small to be
+    approximated (a depthwise convolution has 9 weights a channel) gets none. Everything else in the
+    backbone is frozen.
     """
     freeze(classifier, 1.0, keep_statistics=True)
     boundary = lowest_trained(classifier.backbone, 1 - unfrozen)
     layers = layer_of(classifier.backbone)
+    attends = is_transformer(classifier.backbone)
     names = []
     torch.manual_seed(seed)
     for name, module in list(classifier.backbone.named_modules()):
@@ -53,6 +56,8 @@ def adapt_layers(classifier: Classifier, rank: int, unfrozen: float, seed: int) 
             not isinstance(module, (nn.Linear, nn.Conv2d))
             or layers.get(f"{name}.weight", boundary) < boundary
         ):
+            continue
+        if attends and not (isinstance(module, nn.Linear) and "attn" in name):
             continue
         weight = module.weight
         if rank * (weight.shape[0] + weight[0].numel()) >= weight.numel():

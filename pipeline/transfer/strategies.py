@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pipeline.transfer.adapt import adapt
 from pipeline.transfer.finetune import finetune
 from pipeline.transfer.lora import lora
 from pipeline.transfer.partial import partial
@@ -15,4 +16,5 @@ STRATEGIES: dict[str, Callable[[Task, Candidate], Candidate]] = {
     "finetune": finetune,
     "progressive": progressive,
     "lora": lora,
+    "adapt": adapt,
 }
