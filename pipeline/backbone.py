@@ -1,11 +1,14 @@
-"""Which weights, from where, and what they want to see: a timm network without its classifier.
+"""Which weights, from where, and what they want to see: a network without its classifier.
+
+Architectures are timm's, and torchvision's SqueezeNet (transfer/torchvision_backbone.py).
 
 ``model.weights`` in params.yaml:
 
 - ``bundled``: the small network that comes with the project. For the embedded sample only.
 - ``hub``: timm's published weights for ``model.backbone``, downloaded once into the Hub's own cache.
 - a path: a timm local-dir (``config.json`` + ``model.safetensors``; its preprocessing and its model
-  arguments, such as ``pad_type``, are honoured), or one safetensors file plus ``model.backbone``.
+  arguments, such as ``pad_type``, are honoured), a torchvision state dict beside a ``config.json`` that says
+  ``"library": "torchvision"``, or one safetensors file plus ``model.backbone``.
 - ``none``: random weights, for comparison.
 
     backbone = load(params.model, root=Path("."), seed=0)
@@ -21,19 +24,19 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
 from torch import nn
 
 from pipeline.artifacts import digest_file
 from pipeline.errors import IntegrityError, ParamsError, WeightsError
 from pipeline.params import Model
+from pipeline.transfer.mismatch import key_difference, tensor_shapes
 from pipeline.transfer.weights import Found, check_name, find
 from pipeline.transforms import Preprocessing
 
 __all__ = ["Backbone", "build", "features", "load"]
 
-NAMED = 5  # keys named in an error
+MOST_SIDE = 1024  # px; where the search for an image size that a network can take ends
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ def build(name: str, kwargs: dict[str, Any], config: dict[str, Any] | None = Non
 
 def features(module: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Pooled features [n, width] of normalised images [n, 3, H, W]: all but the last linear layer."""
-    return module.forward_head(module.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
+    pooled = module.forward_head(module.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
+    # Its own shape, but with the width as a constant: the exporter loses sight of it in attention pooling.
+    return pooled.reshape(-1, int(pooled.shape[-1]))
 
 
 def _with_size(found: Found, image_size: int | None) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def _with_size(found: Found, image_size: int | None) -> dict[str, Any]:
 
 def _filled(found: Found, file: Path, kwargs: dict[str, Any]) -> nn.Module:
     """The network with its weights loaded strictly, then its classifier taken off."""
-    shapes = _shapes(file)
+    shapes = tensor_shapes(file)
     own = timm.models.get_pretrained_cfg(found.name)
     names = found.config.get("classifier", own.classifier if own else None)
     classifier = names[0] if isinstance(names, (list, tuple)) else names
@@ -123,7 +128,11 @@ def _filled(found: Found, file: Path, kwargs: dict[str, Any]) -> nn.Module:
                 found.name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=count, **kwargs
             )
     except (RuntimeError, KeyError, ValueError, AssertionError, TypeError) as error:
-        difference = _difference(found.name, kwargs, count, shapes)
+        difference = key_difference(found.name, kwargs, count, shapes)
+        if difference is None and found.kwargs:
+            raise WeightsError(
+                f"{file.parent}/config.json: {found.name} can't be built with its model_args {found.kwargs}: {error}"
+            ) from error
         if difference is None:
             raise ParamsError(f"model.backbone {found.name} can't be built with {kwargs}: {error}") from error
         raise WeightsError(
@@ -131,44 +140,6 @@ def _filled(found: Found, file: Path, kwargs: dict[str, Any]) -> nn.Module:
         ) from error
     module.reset_classifier(0)
     return module.eval()
-
-
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor name → shape, from the file's header."""
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file} is damaged or no safetensors file ({error}): fetch it again") from error
-
-
-def _difference(
-    name: str, kwargs: dict[str, Any], count: int, shapes: dict[str, tuple[int, ...]]
-) -> str | None:
-    """Which tensors differ, in words; None where the architecture can't even be built."""
-    try:
-        with torch.device("meta"):
-            expected = {
-                key: tuple(value.shape)
-                for key, value in timm.create_model(name, num_classes=count, **kwargs).state_dict().items()
-            }
-    except Exception:  # whatever a constructor raises: then it is not the weights' fault
-        return None
-    parts = {
-        "missing": sorted(expected.keys() - shapes.keys()),
-        "unexpected": sorted(shapes.keys() - expected.keys()),
-        "of another shape": [
-            f"{key} {shapes[key]} for {expected[key]}"
-            for key in sorted(expected.keys() & shapes.keys())
-            if expected[key] != shapes[key]
-        ],
-    }
-    words = [
-        f"{len(keys)} tensors {what} ({', '.join(keys[:NAMED])}{', …' if len(keys) > NAMED else ''})"
-        for what, keys in parts.items()
-        if keys
-    ]
-    return "; ".join(words) or None
 
 
 def _preprocessing(config: dict[str, Any], image_size: int | None) -> Preprocessing:
@@ -195,20 +166,55 @@ def _preprocessing(config: dict[str, Any], image_size: int | None) -> Preprocess
 def _width(module: nn.Module, side: int, asked: int | None) -> int:
     """The width of the pooled features, found by running the network once."""
     patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-    if asked is not None and patch and side % patch[0]:
-        low = side // patch[0] * patch[0]
+    step = patch[0] if isinstance(patch, (tuple, list)) else patch
+    if asked is not None and step and side % step:
+        low = side // step * step
+        near = f"{low} or {low + step}" if low else f"{step}"
         raise ParamsError(
-            f"model.image_size {side} px is no multiple of the network's patches of {patch[0]} px: "
-            f"take {low} or {low + patch[0]}, or null for the weights' own size"
+            f"model.image_size {side} px is no multiple of the network's patches of {step} px: "
+            f"take {near}, or null for the weights' own size"
         )
     try:
-        with torch.inference_mode():
-            return int(features(module, torch.zeros(1, 3, side, side)).shape[-1])
+        return _tried(module, side)
     except (RuntimeError, AssertionError, ValueError) as error:
+        smallest = _smallest(module, side)
+        ways = f"take at least {smallest}, or null" if smallest else "set model.image_size to null"
         raise ParamsError(
             f"model.image_size {side} px does not fit this network ({str(error).splitlines()[0]}): "
-            "set model.image_size to null for the weights' own size"
+            f"{ways} for the weights' own size"
         ) from error
+
+
+@torch.inference_mode()
+def _tried(module: nn.Module, side: int) -> int:
+    """The width of one black image's features; raises whatever the layers do where ``side`` is too small."""
+    pixels = torch.zeros(1, 3, side, side, device=next(module.parameters()).device)
+    # VGG's first dense layer sees 7 x 7 places; timm stretches a smaller map, which ONNX can't express.
+    kernel = getattr(getattr(module, "pre_logits", None), "input_kernel_size", 0)
+    if kernel:
+        places = int(module.forward_features(pixels).shape[-1])  # type: ignore[operator]
+        if places < kernel:
+            raise ValueError(
+                f"its dense layers see {kernel} x {kernel} places, here only {places} x {places} are left"
+            )
+    return int(features(module, pixels).shape[-1])
+
+
+def _smallest(module: nn.Module, side: int) -> int | None:
+    """The least image size above ``side`` that the layers can take, in px; None where none is found.
+
+    Tried by halving, on shapes alone (torch's meta device). ``module`` is of no use afterwards.
+    """
+    module.to("meta")
+    low, high = side, MOST_SIDE
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            _tried(module, middle)
+            high = middle
+        except (RuntimeError, AssertionError, ValueError, NotImplementedError):
+            low = middle
+    return high if high < MOST_SIDE else None
 
 
 def _digest(module: nn.Module) -> str:

@@ -144,9 +144,13 @@ def test_weights_of_another_architecture_name_the_keys_that_differ(folder: Path,
     with pytest.raises(WeightsError, match="of another shape"):
         loaded(weights=str(folder), backbone="mobilenetv3_small_100")
     config = json.loads((damaged / "config.json").read_text())
-    (damaged / "config.json").write_text(json.dumps(config | {"architecture": "squeezenet1_0"}))
-    with pytest.raises(WeightsError, match="squeezenet1_0"):
-        loaded(weights=str(damaged))
+    for name, words in (
+        ("squeezenet1_3", "nearest: squeezenet1_1"),
+        ("squeezenet1_0", "model_args.*pad_type"),
+    ):
+        (damaged / "config.json").write_text(json.dumps(config | {"architecture": name}))
+        with pytest.raises(WeightsError, match=words):
+            loaded(weights=str(damaged))
 
 
 def test_damaged_and_pickled_weights_are_never_loaded(damaged: Path) -> None:
@@ -235,5 +239,7 @@ def test_real_weights_keep_their_padding_and_range(real_data: object) -> None:
     assert backbone.kwargs == {"pad_type": "same"}
     assert backbone.preprocessing.mean == (0.5, 0.5, 0.5)
     assert (backbone.preprocessing.image_size, backbone.preprocessing.resize) == (224, 256)
-    with pytest.raises(WeightsError, match="squeezenet1_0"):
-        loaded(weights=str(real_data("weights") / "squeezenet1_0_deepcompression"))  # type: ignore[operator]
+    squeezenet = loaded(weights=str(real_data("weights") / "squeezenet1_0_deepcompression"))  # type: ignore[operator]
+    assert (squeezenet.name, squeezenet.width) == ("squeezenet1_0", 512)
+    assert squeezenet.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert squeezenet.preprocessing.interpolation == "bilinear"

@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 
+import pipeline.transfer.torchvision_backbone  # noqa: F401  (registers SqueezeNet with timm)
 from pipeline.errors import ParamsError, WeightsError
 from pipeline.params import Model
 
@@ -19,6 +20,18 @@ __all__ = ["Found", "check_name", "find"]
 
 BUNDLED = Path(__file__).resolve().parent.parent / "weights/bundled"
 DEFAULT = "mobilenetv3_small_100"  # for ``backbone: auto`` where the weights don't name their architecture
+# What torchvision's own inference preset asks for, where its weights' config.json does not say.
+TORCHVISION = {"interpolation": "bilinear", "crop_pct": 0.875}
+DATA_CONFIG = (
+    "input_size",
+    "mean",
+    "std",
+    "interpolation",
+    "crop_pct",
+    "crop_mode",
+    "num_classes",
+    "license",
+)
 PROBE_SECONDS = 5.0  # to find out whether the Hub answers; its own retries take most of a minute
 OTHER_WAYS = (
     "Other ways, in params.yaml: model.weights: bundled (for the sample), model.weights: <path> (a timm local-dir "
@@ -43,7 +56,7 @@ def find(model: Model, root: Path) -> Found:
 
     Raises:
         WeightsError: they are missing, unreachable, or of a kind that is never loaded.
-        ParamsError: timm knows no such architecture.
+        ParamsError: there is no such architecture.
     """
     found = _search(model, root)
     if found.source == "bundled":
@@ -90,10 +103,10 @@ def _search(model: Model, root: Path) -> Found:
 
 
 def _folder(folder: Path, named: str | None, source: str, file: str = "model.safetensors") -> Found:
-    """A timm local-dir, as ``timm.models.save_for_hf`` writes it."""
+    """A timm local-dir, as ``timm.models.save_for_hf`` writes it, or a torchvision state dict with its papers."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        pretrained = dict(config.get("pretrained_cfg", {}))
+        pretrained = _torchvision(config) or dict(config.get("pretrained_cfg", {}))
         arguments = dict(config.get("model_args") or {})
         name = str(config["architecture"])
     except FileNotFoundError as error:
@@ -111,6 +124,13 @@ def _folder(folder: Path, named: str | None, source: str, file: str = "model.saf
     return Found(
         named or name, arguments if own else {}, pretrained if own else {}, folder / file, source, licence
     )
+
+
+def _torchvision(config: dict[str, Any]) -> dict[str, Any]:
+    """timm's form of the data config that stands at the top level where ``library`` is torchvision; else {}."""
+    if config.get("library") != "torchvision":
+        return {}
+    return TORCHVISION | {name: config[name] for name in DATA_CONFIG if name in config}
 
 
 def _hub(name: str) -> Found:
@@ -165,9 +185,11 @@ def _unreachable(endpoint: str) -> str | None:
 
 
 def check_name(name: str) -> None:
-    """Raises ParamsError, with the nearest names, where timm knows no such architecture."""
+    """Raises ParamsError, with the nearest names, where neither timm nor our torchvision adapter has ``name``."""
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise ParamsError(f"model.backbone {name!r} is no timm {timm.__version__} architecture{hint}")
+        raise ParamsError(
+            f"model.backbone {name!r} is no architecture of timm {timm.__version__}, nor torchvision's SqueezeNet{hint}"
+        )
