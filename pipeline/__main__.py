@@ -18,6 +18,7 @@ VERBS = {
     "validate": "check the manifest with Great Expectations; exit code 1 when a check fails",
     "split": "assign every group to train, validation or test, for good",
     "balance": "support and imbalance by class, and the sampling plan",
+    "select": "which backbone? several side by side: probe accuracy, time, size, licence, and which to take",
     "train": "transfer the backbone: probe, fine-tuning, or the better of both",
     "bundle": "export what ships: ONNX, calibration, preprocessing, reference, digests",
     "evaluate": "run the bundle, and the champion's, over the held-out images",
@@ -34,7 +35,25 @@ def _parser() -> argparse.ArgumentParser:
         command = verbs.add_parser(verb, help=text, description=text)
         if verb == "scan":
             command.add_argument("domain", help="the source's domain, as named in params.yaml")
+        if verb == "select":
+            _select_arguments(command)
     return parser
+
+
+def _select_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "candidates",
+        nargs="*",
+        metavar="candidate",
+        help="an architecture's name, a path (a timm local-dir, or a safetensors file with its config.json), "
+        "name=path for a file without one, or bundled; default: model.candidates in params.yaml, else the current model",
+    )
+    command.add_argument(
+        "--weights",
+        choices=("hub", "none"),
+        default="hub",
+        help="of candidates that are names (default: hub)",
+    )
 
 
 def _use_project_environment() -> None:
@@ -66,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
         module = importlib.import_module(MODULES.get(options.verb, f"pipeline.{options.verb}"))
         if options.verb == "scan":
             code = module.scan_stage(workspace, params, options.domain)
+        elif options.verb == "select":
+            code = module.run(workspace, params, options.candidates, options.weights)
         else:
             code = module.run(workspace, params)
     except VisionloopError as error:

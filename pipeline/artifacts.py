@@ -172,6 +172,10 @@ class Workspace:
         return self.root / "reports/plots"
 
     @property
+    def selection(self) -> Path:
+        return self.root / "reports/select.json"
+
+    @property
     def verdict(self) -> Path:
         return self.root / "reports/verdict.json"
 

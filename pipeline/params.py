@@ -117,6 +117,7 @@ class Model:
     backbone: str = "auto"
     weights: str = "bundled"
     image_size: int | None = None
+    candidates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.image_size is None or self.image_size >= 16, "model.image_size must be at least 16 px")

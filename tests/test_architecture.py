@@ -106,7 +106,7 @@ def test_no_pickle_is_ever_loaded() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["evaluate", "gate", "split", "balance", "ingest", "bundle", "registry"],
+    ["evaluate", "gate", "split", "balance", "ingest", "bundle", "registry", "select"],
 )
 def test_verbs_without_learning_do_not_pay_for_torch(module: str) -> None:
     """Follow the imports at module level: torch must not be reachable from these verbs."""

@@ -17,10 +17,13 @@ import pytest
 from PIL import Image
 
 from pipeline import bundle as bundle_verb
+from pipeline.artifacts import Workspace, digest_file
 from pipeline.bundle import Bundle, open_session
 from pipeline.errors import ParamsError, WeightsError
+from pipeline.images import decode
 from pipeline.params import Bundle as BundleParams
 from pipeline.params import Model, Params
+from pipeline.selection.scoring import sample, score
 from pipeline.transfer.imbalance import Plan
 from tests import tiny_training
 
@@ -34,6 +37,7 @@ from pipeline import train as train_verb  # noqa: E402
 from pipeline.backbone import Backbone, features, load  # noqa: E402
 from pipeline.transfer.classifier import Classifier  # noqa: E402
 from pipeline.transfer.export import write_onnx  # noqa: E402
+from pipeline.transfer.features import cached_features  # noqa: E402
 from pipeline.transfer.finetune import Images, Recipe, finetune  # noqa: E402
 from pipeline.transfer.freeze import freeze, layer_of  # noqa: E402
 from services.engine import Engine  # noqa: E402
@@ -264,3 +268,31 @@ def test_weights_of_the_other_squeezenet_name_the_keys_that_differ(squeezenet: P
         loaded(weights=str(squeezenet), backbone="squeezenet1_0")
     for words in ("holds no squeezenet1_0", "missing", "unexpected", "of another shape", "features.0.weight"):
         assert words in str(caught.value)
+
+
+@pytest.mark.real
+def test_real_squeezenet_knows_more_than_a_random_one(real_data: object, tmp_path: Path) -> None:
+    """A cross-validated probe on its frozen features of defects in magnetic tiles."""
+    folder = real_data("magnetic_tile") / "magnetic_tile/images"  # type: ignore[operator]
+    files = sorted(folder.glob("*/*.jpg"))[::3]
+    rows = [
+        {
+            "image_id": digest_file(file),
+            "path": str(file),
+            "label": file.parent.name,
+            "group": file.stem,
+            "split": "train",
+        }
+        for file in files
+    ]
+    images = sample(rows, 0)
+    weights = str(real_data("weights") / "squeezenet1_0_deepcompression")  # type: ignore[operator]
+    scores = []
+    for model in ({"weights": weights}, {"weights": "none", "backbone": "squeezenet1_0"}):
+        backbone = loaded(**model)
+        assert backbone.name == "squeezenet1_0"
+        views = np.stack([backbone.preprocessing.view(decode(file.read_bytes()).image) for file in files])
+        values = cached_features(Workspace(tmp_path, tmp_path / "var"), backbone, views, images.image_ids)
+        scores.append(score(np.asarray(values), images, 0))
+    print([(round(one.accuracy, 3), one.interval) for one in scores], len(files))
+    assert scores[0].interval[0] > scores[1].interval[1] + 0.05

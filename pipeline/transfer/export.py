@@ -127,6 +127,7 @@ def parity_error(classifier: Classifier, bundle: Bundle, pixels: np.ndarray) -> 
 def _papers(workspace: Workspace, params: Params, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """bundle.json but for what is only known once the network has been run."""
     chosen = dataclasses.asdict(params)
+    del chosen["model"]["candidates"]  # which networks were compared decides nothing once one is taken
     lock = workspace.root / "requirements.lock"
     return {
         "format": FORMAT,
