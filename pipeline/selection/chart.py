@@ -24,7 +24,7 @@ def draw(target: Path, found: dict[str, Any]) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(8, 5), dpi=140, layout="constrained")
+    figure = Figure(figsize=(9, 5), dpi=140, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     rows = sorted(found["candidates"], key=lambda row: row["milliseconds"])
@@ -34,7 +34,7 @@ def draw(target: Path, found: dict[str, Any]) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.22, y=0.14)
+    axes.margins(x=0.27, y=0.14)
     _front(axes, [row for row in rows if row["pareto"]])
     for row in rows:
         _point(axes, row, row["candidate"] == found["recommended"])
