@@ -90,9 +90,7 @@ def build(name: str, kwargs: dict[str, Any], config: dict[str, Any] | None = Non
 
 def features(module: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Pooled features [n, width] of normalised images [n, 3, H, W]: all but the last linear layer."""
-    pooled = module.forward_head(module.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
-    # Its own shape, but with the width as a constant: the exporter loses sight of it in attention pooling.
-    return pooled.reshape(-1, int(pooled.shape[-1]))
+    return module.forward_head(module.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
 
 
 def _with_size(found: Found, image_size: int | None) -> dict[str, Any]:

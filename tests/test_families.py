@@ -14,34 +14,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import bundle as bundle_verb
+from pipeline import train as train_verb
 from pipeline.artifacts import Workspace, digest_file
+from pipeline.backbone import Backbone, features, load
 from pipeline.bundle import Bundle, open_session
 from pipeline.errors import ParamsError, WeightsError
 from pipeline.images import decode
 from pipeline.params import Bundle as BundleParams
 from pipeline.params import Model, Params
 from pipeline.selection.scoring import sample, score
+from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.cut import cut
+from pipeline.transfer.export import write_onnx
+from pipeline.transfer.features import cached_features
+from pipeline.transfer.feeds import PixelFeed
+from pipeline.transfer.freeze import freeze, layer_of, lowest_trained
 from pipeline.transfer.imbalance import Plan
+from pipeline.transfer.loop import fit
+from pipeline.transfer.recipe import Recipe
+from pipeline.transfer.steps import Labelled
+from services.engine import Engine
 from tests import tiny_training
 
 pytestmark = pytest.mark.slow
-torch = pytest.importorskip("torch")
-
-from torch import nn  # noqa: E402
-from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
-
-from pipeline import train as train_verb  # noqa: E402
-from pipeline.backbone import Backbone, features, load  # noqa: E402
-from pipeline.transfer.classifier import Classifier  # noqa: E402
-from pipeline.transfer.export import write_onnx  # noqa: E402
-from pipeline.transfer.features import cached_features  # noqa: E402
-from pipeline.transfer.finetune import Images, Recipe, finetune  # noqa: E402
-from pipeline.transfer.freeze import freeze, layer_of  # noqa: E402
-from services.engine import Engine  # noqa: E402
-
 CLASSES = tiny_training.CLASSES
 FAMILIES = [
     ("resnet10t", 32),
@@ -65,7 +66,7 @@ def loaded(**model: object) -> Backbone:
     return load(Model(**model), root=Path("/"), seed=0)  # type: ignore[arg-type]
 
 
-def pictures(backbone: Backbone, count: int) -> Images:
+def pictures(backbone: Backbone, count: int) -> Labelled:
     """``count`` pictures, the last third of which validates."""
     generator = np.random.default_rng(0)
     labels = np.arange(count) % 3
@@ -73,7 +74,11 @@ def pictures(backbone: Backbone, count: int) -> Images:
     views = np.stack([backbone.preprocessing.view(image) for image in opened])
     rows = np.arange(count)
     names = [f"picture-{number}.png" for number in rows]
-    return Images(views, labels, names, rows[: count * 2 // 3], rows[count * 2 // 3 :])
+    trained = rows[: count * 2 // 3]
+    weights = {label: {"weight": 1.0} for label in CLASSES}
+    plan = Plan.of({"plan": "none", "classes": weights}, labels[trained], CLASSES)
+    feed = PixelFeed(views, backbone.preprocessing, seed=0)
+    return Labelled(feed, labels, names, trained, rows[count * 2 // 3 :], plan)
 
 
 def settle(module: nn.Module, pixels: torch.Tensor) -> None:
@@ -88,10 +93,10 @@ def settle(module: nn.Module, pixels: torch.Tensor) -> None:
     module.eval()
 
 
-def prepared(name: str, size: int) -> tuple[Backbone, Images, Classifier]:
+def prepared(name: str, size: int) -> tuple[Backbone, Labelled, Classifier]:
     backbone = loaded(backbone=name, weights="none", image_size=size)
     images = pictures(backbone, 9 if name.startswith("vgg") else 18)  # 129 million parameters take their time
-    settle(backbone.module, torch.from_numpy(backbone.preprocessing.normalise(images.views)))
+    settle(backbone.module, images.feed.plain(np.arange(len(images.labels))))
     torch.manual_seed(0)
     classifier = Classifier(backbone.module, backbone.width, len(CLASSES))
     nn.init.normal_(classifier.head.weight, std=0.01)
@@ -106,13 +111,8 @@ def test_a_family_freezes_trains_and_exports(name: str, size: int) -> None:
     assert len(set(layers)) > 3
     frozen = {f"backbone.{tensor}" for tensor in freeze(classifier, 0.5, keep_statistics=False)}
     before = {tensor: value.clone() for tensor, value in classifier.state_dict().items()}
-    plan = Plan.of(
-        {"plan": "none", "classes": {label: {"weight": 1.0} for label in CLASSES}},
-        images.labels[images.train],
-        CLASSES,
-    )
     recipe = Recipe(epochs=1, seed=0, batch_size=len(images.train) // 2, learning_rate=1e-3)
-    finetune(classifier, images, plan, backbone.preprocessing, recipe)
+    fit(classifier, classifier, images, recipe)
     moved = {
         tensor for tensor, value in classifier.state_dict().items() if not torch.equal(value, before[tensor])
     }
@@ -120,7 +120,11 @@ def test_a_family_freezes_trains_and_exports(name: str, size: int) -> None:
     assert not moved & frozen
     learnt = {tensor for tensor, value in classifier.named_parameters() if value.requires_grad}
     assert len(moved & learnt) > 0.5 * len(learnt)  # a branch that starts at zero holds back what feeds it
-    _answers_alike(classifier, backbone, images.views[:5])
+    pixels = images.feed.plain(np.arange(5))
+    lower, upper, _ = cut(classifier, lowest_trained(backbone.module, 0.5))
+    with torch.inference_mode():
+        assert torch.equal(upper(lower(pixels))[0], classifier(pixels)[0])  # in two halves, the same bits
+    _answers_alike(classifier, backbone, images.feed.views[:5])  # type: ignore[attr-defined]
 
 
 def _answers_alike(classifier: Classifier, backbone: Backbone, views: np.ndarray) -> None:

@@ -20,7 +20,8 @@ class Classifier(nn.Module):
         self.still: list[nn.Module] = []
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        embedding = features(self.backbone, pixels)
+        # Its own shape, but with the width as a constant: the exporter loses sight of it in attention pooling.
+        embedding = features(self.backbone, pixels).reshape(-1, self.head.in_features)
         return self.head(embedding), embedding
 
     def keep_still(self, modules: Sequence[nn.Module]) -> None:
