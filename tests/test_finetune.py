@@ -243,6 +243,31 @@ def test_a_loss_that_is_no_number_names_the_images(
         finetune(classifier, images, plan(), recipe())
 
 
+class Broken(PixelFeed):
+    """Real images until the third epoch, and then a batch that went bad."""
+
+    def batch(self, rows: np.ndarray, epoch: int) -> torch.Tensor:
+        pixels = super().batch(rows, epoch)
+        return pixels * float("nan") if epoch == 2 else pixels
+
+
+def test_a_training_that_breaks_later_keeps_its_best_epoch(
+    classifier: Classifier, images: Labelled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    freeze(classifier, 0.5, keep_statistics=True)
+    feed = images.feed
+    assert isinstance(feed, PixelFeed)
+    broken = replace(images, feed=Broken(feed.views, feed.preprocessing, seed=0))
+    tuned = fit(classifier, classifier, broken, recipe(epochs=6))
+    assert len(tuned.history) == 2
+    assert tuned.epoch in (1, 2)
+    assert "nan in epoch 3, batch 1 of 3" in tuned.ended
+    assert "picture-" in tuned.ended
+    assert f"epoch {tuned.epoch} is kept" in capsys.readouterr().err
+    np.testing.assert_array_equal(logits_of(classifier, feed, images.validation, 12), tuned.logits)
+    assert np.isfinite(tuned.logits).all()
+
+
 class SmallMemory(Classifier):
     """A real network on a machine whose memory holds so many images at once."""
 
