@@ -1,0 +1,1 @@
+"""Ours beside its rivals, on the same images, in one run: see benchmarks/README.md."""
