@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+RIVALS := benchmarks/.venvs/rivals
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 HOME_OF_STATE = $(or $(VISIONLOOP_HOME),$(CURDIR)/var)
 
-.PHONY: help setup demo test check serve ui deploy lock clean
+.PHONY: help setup demo test check bench rivals serve ui deploy lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -32,6 +33,18 @@ check: setup ## lint, types, architecture and the fast tests, under a minute
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy & types=$$!; $(VENV)/bin/python -m pytest -m "not slow and not real" -q; tests=$$?; \
 		wait $$types && exit $$tests
+
+bench: setup rivals ## ours beside timm's train.py and fastai, some 40 minutes on two idle cores: benchmarks/README.md
+	$(VENV)/bin/python -m benchmarks.best_flags
+	$(VENV)/bin/python -m benchmarks.time_to_accuracy
+	$(VENV)/bin/python -m benchmarks.table
+
+rivals: $(RIVALS)/.ready ## the rivals' own environment, for make bench
+
+$(RIVALS)/.ready: benchmarks/rivals/requirements.txt | setup
+	$(VENV)/bin/uv venv --quiet --allow-existing --python $(VENV)/bin/python $(RIVALS)
+	$(VENV)/bin/uv pip sync --quiet --system-certs --compile-bytecode --python $(RIVALS)/bin/python $<
+	@touch $@
 
 serve: setup ## answer with the champion on http://127.0.0.1:3000
 	BENTOML_HOME=$(HOME_OF_STATE)/bentoml $(VENV)/bin/bentoml serve services.classifier:Classifier --host 127.0.0.1 --port 3000

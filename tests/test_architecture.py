@@ -89,6 +89,23 @@ def test_service_and_monitoring_see_only_the_contracts(package: str, may: set[st
     assert found == []
 
 
+def test_nobody_imports_the_benchmarks_and_the_rivals_import_nothing_of_ours() -> None:
+    found = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules()
+        for name in imports(path)
+        if name.split(".")[0] in {"benchmarks", "fastai"}
+    ]
+    found += [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sorted((ROOT / "benchmarks/rivals").glob("*.py"))
+        for name in imports(path)
+        if name.split(".")[0] in PACKAGES
+        or (name.startswith("benchmarks.") and not name.startswith("benchmarks.rivals."))
+    ]
+    assert found == []
+
+
 def test_no_pickle_is_ever_loaded() -> None:
     found = [
         f"{path.relative_to(ROOT)}: {name}"
@@ -133,6 +150,9 @@ def test_no_registry_address_is_in_the_repository() -> None:
     assert "://" not in lock
     assert "--index-url" not in lock
     assert "--hash=sha256:" in lock
+    rivals = (ROOT / "benchmarks/rivals/requirements.txt").read_text(encoding="utf-8")
+    assert "://" not in rivals
+    assert "-url" not in rivals
 
 
 # What only says where and how things are kept: it can't change what a stage computes.

@@ -1,0 +1,1 @@
+"""What runs in the rivals' own environment: imports neither visionloop nor what only its environment has."""
