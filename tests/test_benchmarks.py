@@ -1,0 +1,228 @@
+"""The benchmarks' own tools: windows in turn, a watched process, the jury, the records and the tables."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import record, table
+from benchmarks.contenders import Outcome
+from benchmarks.interleave import LoadedError, interleave, order, ratio_of_medians, wait_until_quiet
+from benchmarks.judge import Judged, Truth, compare, judge, pool
+from benchmarks.process import CommandError, watch
+from benchmarks.sets import SetError, prepare, real_data
+from benchmarks.time_to_accuracy import Run, comparisons
+
+
+def row(**changes: Any) -> record.Row:
+    values: dict[str, Any] = {
+        "case": "grocery20", "measure": "images to network", "unit": "s", "better": "lower",
+        "ours": "visionloop auto", "rival": "timm train.py", "ours_value": 20.0, "rival_value": 1234.5,
+        "ratio": 61.7, "ratio_ci95": (55.0, 70.0), "windows": 5, "headline": True,
+    }  # fmt: skip
+    return record.Row(**values | changes)
+
+
+def recorded(folder: Path, name: str = "speed", *rows: record.Row) -> dict[str, Any]:
+    with record.measuring(name, what="Seconds.", state="cold", force=True, results=folder) as result:
+        result.rows += rows
+    return dict(json.loads((folder / f"{name}.json").read_text()))
+
+
+def pages(root: Path) -> None:
+    (root / "benchmarks").mkdir()
+    for page in ("README.md", "benchmarks/README.md"):
+        (root / page).write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+
+
+class TestInterleave:
+    def test_each_round_runs_the_other_way(self) -> None:
+        assert "".join(order(["A", "B"], 5)) == "ABBAABBAAB"
+        assert "".join(order(["A", "B", "C"], 2)) == "ABCCBA"
+
+    def test_a_warm_up_is_not_measured(self) -> None:
+        calls: list[str] = []
+
+        def contender(name: str) -> Callable[[], float]:
+            return lambda: float(calls.append(name) or len(calls))
+
+        contenders = {"A": contender("A"), "B": contender("B")}
+        figures = interleave(contenders, state="warm", windows=2, say=lambda _: None)
+        assert "".join(calls) == "ABABBA"
+        assert figures == {"A": [3.0, 6.0], "B": [4.0, 5.0]}
+
+    def test_a_ratio_comes_with_its_spread(self) -> None:
+        clear = ratio_of_medians([10.0, 10.1, 9.9, 10.0, 10.2], [5.0, 5.1, 4.9, 5.0, 5.0])
+        assert clear.value == pytest.approx(2.0)
+        assert 1.9 < clear.low <= clear.value <= clear.high < 2.1
+        vague = ratio_of_medians([10.0, 20.0, 5.0], [10.0, 4.0, 30.0])
+        assert vague.low < 1 < vague.high
+
+    def test_a_machine_at_work_is_refused(self) -> None:
+        with pytest.raises(LoadedError, match="--force"):
+            wait_until_quiet(load=lambda: 100.0, patience=0.0, pause=0.0)
+        assert wait_until_quiet(load=lambda: 100.0, force=True) == 100.0
+        falling = iter([100.0, 100.0, 0.01, 0.01])
+        assert wait_until_quiet(load=lambda: next(falling), patience=60.0, pause=0.0) == 0.01
+
+
+class TestProcess:
+    def test_seconds_memory_and_output(self, tmp_path: Path) -> None:
+        code = "import time; held = b'x' * 50_000_000; time.sleep(1.8); print('done', len(held))"
+        watched = watch([sys.executable, "-c", code], cwd=tmp_path)
+        assert watched.output == "done 50000000\n"
+        assert watched.seconds >= 1.8
+        assert 0 < watched.cpu_seconds < watched.seconds + 1
+        assert watched.peak_process_bytes >= 50_000_000
+        assert 0 <= watched.others <= 1
+        if sys.platform == "linux":
+            assert watched.peak_bytes >= 50_000_000
+
+    def test_a_failure_says_what_the_command_said(self, tmp_path: Path) -> None:
+        with pytest.raises(CommandError, match=r"exit code 3\nno luck"):
+            watch([sys.executable, "-c", "print('no luck'); raise SystemExit(3)"], cwd=tmp_path)
+
+    def test_what_runs_too_long_is_ended(self, tmp_path: Path) -> None:
+        with pytest.raises(CommandError, match=r"ran longer than 0\.3 s"):
+            watch([sys.executable, "-c", "import time; time.sleep(60)"], cwd=tmp_path, timeout=0.3)
+
+
+class TestJudge:
+    def test_accuracy_and_paired_difference(self) -> None:
+        truth = Truth(np.array([0, 1, 0, 1] * 25), np.array([f"set/{n}" for n in range(100)]))
+        right = np.eye(2)[truth.labels]
+        wrong = right.copy()
+        wrong[:20] = 1 - wrong[:20]
+        ours, rival = judge(right, truth), judge(wrong, truth)
+        assert (ours.accuracy, rival.accuracy) == (1.0, 0.8)
+        difference = compare(ours, rival)
+        assert difference.value == pytest.approx(0.2)
+        assert 0.1 < difference.low < 0.2 < difference.high < 0.35
+        assert compare(ours, ours).low < 0 < compare(ours, ours).high
+
+    def test_no_numbers_are_no_answers(self) -> None:
+        with pytest.raises(ValueError, match="no numbers"):
+            judge(np.full((2, 2), np.nan), Truth(np.array([0, 1]), np.array(["a", "b"])))
+
+    def test_an_object_counts_once_over_seeds(self) -> None:
+        part = Judged(np.array([True, False]), np.array(["s/1", "s/2"]))
+        both = pool([part, part])
+        assert len(both.correct) == 4
+        assert len(set(both.groups)) == 2
+
+
+class TestComparisons:
+    def run_of(self, name: str, case: str, seconds: float, right: int) -> Run:
+        judged = Judged(np.arange(50) < right, np.array([f"{case}/{n}" for n in range(50)]))
+        outcome = Outcome(name, seconds, seconds, {}, None, 0, 0.0, 0.0)
+        return Run(case, 0, outcome, {"last": judged})
+
+    def test_each_set_and_all_together(self) -> None:
+        runs = [
+            self.run_of(name, case, seconds, right)
+            for case in ("one", "two")
+            for name, seconds, right in (("visionloop auto", 10.0, 45), ("timm train.py", 30.0, 40))
+        ]
+        rows = comparisons(runs, "images to network")
+        assert [r.case for r in rows] == ["one", "two", "all 2 sets"]
+        assert [r.ratio for r in rows] == [3.0, 3.0, 3.0]
+        assert rows[0].ratio_ci95 is None  # one window says nothing of the spread
+        assert (rows[2].ours_value, rows[2].rival_value) == (20.0, 60.0)
+        assert rows[2].accuracy is not None
+        assert rows[2].accuracy.n == 100
+        assert rows[2].accuracy.difference == pytest.approx(0.1)
+
+
+class TestRecord:
+    def test_a_result_holds_all_that_is_needed_to_judge_it(self, tmp_path: Path) -> None:
+        result = recorded(tmp_path, "speed", row())
+        assert record.faults(result) == []
+        assert result["machine"]["cores"] == os.cpu_count()
+        assert result["versions"]["ours"]["torch"]
+        assert isinstance(result["versions"]["ours"]["dirty"], bool)
+        assert result["forced"] is True
+        assert "node" not in json.dumps(result["machine"])
+
+    def test_what_is_missing_is_named(self) -> None:
+        assert "lacks machine" in record.faults({"rows": [{}]})
+        assert "row 0 lacks ratio" in record.faults({"rows": [{}]})
+
+    def test_a_failed_measurement_leaves_no_result(self, tmp_path: Path) -> None:
+        def fail() -> None:
+            with record.measuring("speed", what="Seconds.", state="cold", force=True, results=tmp_path):
+                raise CommandError("the rival broke")
+
+        with pytest.raises(CommandError):
+            fail()
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestTable:
+    def test_rows_become_lines(self, tmp_path: Path) -> None:
+        accuracy = record.Accuracies(
+            ours=0.91, rival=0.9, n=526, difference=0.01, difference_ci95=(-0.02, 0.04)
+        )
+        result = recorded(tmp_path, "speed", row(accuracy=accuracy), row(case="minor", headline=False))
+        page = table.headlines([result])
+        assert "| 20.0 s (visionloop auto) | 1,234 s (timm train.py) | **61.70** (55.00 to 70.00) |" in page
+        assert "0.910 − 0.900 = +0.010 (-0.020 to +0.040), n = 526" in page
+        assert "minor" not in page
+        assert "The machine was at other work." in page
+        assert "minor" in table.everything([result])
+        assert table.headlines([]) == table.everything([]) == table.NOTHING
+
+    def test_check_fails_where_a_page_differs(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pages(tmp_path)
+        results = tmp_path / "results"
+        recorded(results, "speed", row())
+        arguments = {"root": tmp_path, "results": results}
+        assert table.main(["--check"], **arguments) == 1
+        assert "README.md, benchmarks/README.md differ" in capsys.readouterr().err
+        assert "old" in (tmp_path / "README.md").read_text()
+        assert table.main([], **arguments) == 0
+        assert table.main(["--check"], **arguments) == 0
+        page = (tmp_path / "README.md").read_text()
+        assert page.startswith(f"before\n{table.BEGIN}\n| on |")
+        assert page.endswith(f"{table.END}\nafter\n")
+
+    @pytest.mark.parametrize("page", ["none", f"{table.END}{table.BEGIN}", table.BEGIN * 2 + table.END])
+    def test_a_page_without_a_place_is_refused(self, page: str) -> None:
+        with pytest.raises(table.TableError):
+            table.replaced(page, "x")
+
+
+def test_the_recorded_results_are_whole() -> None:
+    for path in record.RESULTS.glob("*.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        assert record.faults(result) == [], path
+        assert result["name"] == path.stem
+        assert result["forced"] is False, f"{path}: measured on a machine at other work"
+
+
+def test_the_pages_say_what_the_results_say() -> None:
+    assert table.main(["--check"]) == 0
+
+
+def test_the_real_images_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VISIONLOOP_REAL_DATA", raising=False)
+    with pytest.raises(SetError, match="VISIONLOOP_REAL_DATA"):
+        real_data()
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_all_contenders_see_the_same_images(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+    real_data("weights")  # skips where there are none
+    prepared = prepare("pacs3_photo", tmp_path, seed=1, image_size=64)
+    assert sum(prepared.counts().values()) == 385
+    assert len(prepared.classes) == 7
+    for part, count in prepared.counts().items():
+        assert len(list((prepared.tree / part).glob("*/*.jpg"))) == count > 0
+    assert (prepared.workspace / "artifacts/balance.json").exists()
