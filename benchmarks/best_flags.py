@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders import Contender, ContenderError, Fastai, Timm, timm_script
+from benchmarks.contenders import Contender, Fastai, Timm, timm_script
+from benchmarks.errors import ContenderError, ended
 from benchmarks.record import RESULTS, machine, measuring
 from benchmarks.sets import ROOT, SETS, Prepared, prepare
 from pipeline.artifacts import read_json
@@ -93,4 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

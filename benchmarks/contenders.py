@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.errors import ContenderError
 from benchmarks.judge import preprocessing
 from benchmarks.process import Watched, watch
 from benchmarks.sets import ROOT, Prepared, change_params, environment
@@ -23,10 +24,6 @@ from pipeline.artifacts import read_json
 from pipeline.bundle import Bundle
 
 RIVALS_PYTHON = ROOT / "benchmarks/.venvs/rivals/bin/python"
-
-
-class ContenderError(Exception):
-    """A contender can't run, or did not do what it is compared for; the sentence says what to do."""
 
 
 @dataclass(frozen=True)

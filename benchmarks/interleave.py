@@ -15,16 +15,14 @@ from typing import Literal
 
 import numpy as np
 
+from benchmarks.errors import LoadedError
+
 WINDOWS = 5
 QUIET = 0.25  # load average of the last minute, by processor, above which nothing is recorded
 PATIENCE = 240.0  # s to wait for the load to fall, which after our own work takes a minute or two
 RESAMPLES = 10_000
 
 State = Literal["cold", "warm"]
-
-
-class LoadedError(Exception):
-    """The machine is at other work."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,10 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.errors import CommandError
+
 SHOWN = 3000  # characters of a failed command's output
 LOOK_EVERY = 1.0  # s; reading /proc costs milliseconds
-
-
-class CommandError(Exception):
-    """The command failed or ran too long; the message ends with what it said last."""
 
 
 @dataclass(frozen=True)

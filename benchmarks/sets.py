@@ -25,6 +25,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+from benchmarks.errors import SetError, ended
 from flows.demo_workspace import copy_checkout
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,10 +87,6 @@ class Prepared:
 
     def counts(self) -> dict[str, int]:
         return {part: len(self.images(part)) for part in PARTS}
-
-
-class SetError(Exception):
-    """A set can't be prepared; the sentence says what to do."""
 
 
 def real_data() -> Path:
@@ -236,4 +233,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -13,16 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import TableError, ended
 from benchmarks.record import RESULTS
 from benchmarks.sets import ROOT
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 HEAD = ("on", "what", "ours", "rival", "times better (95 %)", "accuracy, ours − rival (95 %)")
 NOTHING = "No result is recorded yet: `make bench` measures."
-
-
-class TableError(Exception):
-    """A page has no place for its table."""
 
 
 def load(results: Path = RESULTS) -> list[dict[str, Any]]:
@@ -148,4 +145,4 @@ def main(arguments: list[str] | None = None, root: Path = ROOT, results: Path = 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.best_flags import chosen
 from benchmarks.contenders import Contender, Fastai, Ours, Outcome, Timm, timm_script
+from benchmarks.errors import ended
 from benchmarks.interleave import Ratio, ratio_of_medians
 from benchmarks.judge import Judged, compare, held_out_views, judge, pool
 from benchmarks.record import RESULTS, Accuracies, Result, Row, measuring
@@ -231,4 +232,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -12,10 +12,11 @@ import pytest
 
 from benchmarks import record, table
 from benchmarks.contenders import Outcome
-from benchmarks.interleave import LoadedError, interleave, order, ratio_of_medians, wait_until_quiet
+from benchmarks.errors import CommandError, LoadedError, SetError, TableError
+from benchmarks.interleave import interleave, order, ratio_of_medians, wait_until_quiet
 from benchmarks.judge import Judged, Truth, compare, judge, pool
-from benchmarks.process import CommandError, watch
-from benchmarks.sets import SetError, prepare, real_data
+from benchmarks.process import watch
+from benchmarks.sets import prepare, real_data
 from benchmarks.time_to_accuracy import Run, comparisons
 
 
@@ -194,7 +195,7 @@ class TestTable:
 
     @pytest.mark.parametrize("page", ["none", f"{table.END}{table.BEGIN}", table.BEGIN * 2 + table.END])
     def test_a_page_without_a_place_is_refused(self, page: str) -> None:
-        with pytest.raises(table.TableError):
+        with pytest.raises(TableError):
             table.replaced(page, "x")
 
 
