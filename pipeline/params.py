@@ -141,7 +141,7 @@ class Train:
     augment: Literal["none", "crop", "trivial", "rand"] = "crop"
     mix: float = 0.0
     label_smoothing: float = 0.0
-    average: float = 0.0
+    average: float = 0.95
     lora_rank: int = 8
     adapt: Literal["coral", "adabn", "dann"] = "coral"
     target: str | None = None

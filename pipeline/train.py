@@ -40,14 +40,15 @@ def run(workspace: Workspace, params: Params) -> int:
         return distributed.launch(count, workspace.root)
     deterministic(params.seed)
     with distributed.group(picked) as device:
-        task = _task(workspace, params, device)
+        task = task_of(workspace, params, device)
         kept = train(task)
         if distributed.first():
             _write(workspace, task, kept)
     return 0
 
 
-def _task(workspace: Workspace, params: Params, device: str) -> Task:
+def task_of(workspace: Workspace, params: Params, device: str) -> Task:
+    """What there is to learn in this workspace: its split, plan, backbone and decoded views."""
     data = select(read_table(workspace.split, SPLIT).to_pylist())
     plan = Plan.of(read_json(workspace.balance), data.labels[: data.trained], data.classes)
     plan = plan.by_domain(data.domains[: data.trained], params.train.domain_balance)

@@ -18,9 +18,9 @@ from pipeline.transfer.tuning import Settings, epochs, tune
 
 __all__ = ["partial"]
 
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 2e-4
 UNFROZEN = 0.25  # of the layers, from the top
-VIEWS = 6  # stored of each training image, where params.yaml asks for no other number
+VIEWS = 4  # stored of each training image, where params.yaml asks for no other number
 
 
 def partial(task: Task, probe: Candidate) -> Candidate:

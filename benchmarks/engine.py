@@ -1,0 +1,215 @@
+"""Our training loop beside the bare arithmetic, and what the caches are worth.
+
+    python -m benchmarks.engine                      # grocery20, mobilenetv2_100, some 6 minutes on two cores
+
+- loop: images a second of an epoch (decoded views augmented, standardised, loss, clipping, step) over those of
+  bare forward, backward and step on one resident batch: same network, precision, layout and threads.
+- frozen: the second reading of all frozen features over the first, which computes them.
+- partial: images a second of the top layers on cached activations over those of the same layers trained
+  through the whole network.
+"""
+
+import argparse
+import copy
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from benchmarks.errors import ended
+from benchmarks.interleave import interleave, ratio_of_medians
+from benchmarks.record import RESULTS, Row, measuring
+from benchmarks.sets import SETS, Prepared, prepare
+from pipeline import train
+from pipeline.artifacts import Workspace
+from pipeline.params import Params
+from pipeline.transfer import speed
+from pipeline.transfer.cut import cut
+from pipeline.transfer.device import deterministic, pick_device
+from pipeline.transfer.features import cached_activations, cached_features, kinds
+from pipeline.transfer.feeds import ActivationFeed
+from pipeline.transfer.finetune import side
+from pipeline.transfer.freeze import freeze, lowest_trained
+from pipeline.transfer.recipe import Flags, Recipe
+from pipeline.transfer.steps import Steps
+from pipeline.transfer.task import Task
+from pipeline.transfer.tuning import labelled, pixel_feed
+
+WHAT = (
+    "The training loop beside bare arithmetic on one resident batch, and the caches beside computing again."
+)
+BATCH = 32
+BATCHES = 8  # of a window
+TOP = 0.25  # of the layers, trained by the partial strategy
+
+
+def task_of(prepared: Prepared) -> Task:
+    """The set as a training task, in this process."""
+    workspace = Workspace(prepared.workspace, prepared.workspace / "var")
+    params = Params.load(workspace.params)
+    deterministic(0)
+    return replace(train.task_of(workspace, params, pick_device("auto")), curves=None)
+
+
+def flags_of(task: Task) -> Flags:
+    """What speed.py finds fastest for full fine-tuning here."""
+    classifier = task.network(_zeros(task))
+    freeze(classifier, 0.0, keep_statistics=True)
+    inputs = pixel_feed(task).plain(task.data.train[:BATCH]).cpu()
+    chosen = speed.decide(
+        task.workspace, replace(task.train, compile="off"), classifier, inputs, len(task.data.classes),
+        steps=1000, device=task.device, name="benchmark",
+    )  # fmt: skip
+    print(chosen.reason, flush=True)
+    return chosen.flags
+
+
+def loop(task: Task, flags: Flags) -> dict[str, Callable[[], float]]:
+    """Images a second of our loop, and of the bare arithmetic."""
+    classifier = task.network(_zeros(task))
+    freeze(classifier, 0.0, keep_statistics=True)
+    bare = copy.deepcopy(classifier).to(task.device, memory_format=_layout(flags)).train()
+    inputs = pixel_feed(task).batch(task.data.train[:BATCH], 0).contiguous(memory_format=_layout(flags))
+    labels = torch.from_numpy(task.data.labels[:BATCH]).to(task.device)
+    optimizer = torch.optim.AdamW([p for p in bare.parameters() if p.requires_grad], lr=1e-6, fused=True)
+
+    def arithmetic() -> None:
+        for _ in range(BATCHES):
+            with torch.autocast(task.device, torch.bfloat16, enabled=flags.bfloat16):
+                logits = bare(inputs)[0]
+            functional.cross_entropy(logits.float(), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    steps = _steps(task, classifier, flags)
+    return {
+        "visionloop": _rate(task, lambda: _epoch(steps)),
+        "bare": _rate(task, arithmetic),
+    }
+
+
+def partial(task: Task, flags: Flags) -> dict[str, Callable[[], float]]:
+    """Images a second of the top layers: on cached activations, and through the whole network."""
+    uncached = task.network(_zeros(task))
+    freeze(uncached, 1 - TOP, keep_statistics=True)
+    cached = copy.deepcopy(uncached)
+    freeze(cached, 1 - TOP, keep_statistics=True)
+    lower, upper, place = cut(cached, lowest_trained(cached.backbone, 1 - TOP))
+    stores = [
+        cached_activations(
+            task.workspace, task.backbone, lower, place, task.pixels, task.data.image_ids,
+            view=view, device=task.device,
+        )
+        for view in kinds(2)
+    ]  # fmt: skip
+    feed = ActivationFeed(stores, seed=0, device=task.device)
+    fast = Steps(cached, upper, labelled(task, feed), _recipe(task, flags))
+    cached.train()
+    slow = _steps(task, uncached, flags)
+    return {"visionloop": _rate(task, lambda: _epoch(fast)), "uncached": _rate(task, lambda: _epoch(slow))}
+
+
+def frozen(task: Task) -> tuple[float, float]:
+    """Seconds of the first and of the second reading of all frozen features."""
+    shutil.rmtree(task.workspace.cache / "features", ignore_errors=True)
+    taken = []
+    for _ in range(2):
+        started = time.perf_counter()
+        np.asarray(cached_features(task.workspace, task.backbone, task.pixels, task.data.image_ids)).sum()
+        taken.append(time.perf_counter() - started)
+    return taken[0], taken[1]
+
+
+def _zeros(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    count = len(task.data.classes)
+    return np.zeros((count, task.backbone.width), np.float32), np.zeros(count, np.float32)
+
+
+def _recipe(task: Task, flags: Flags) -> Recipe:
+    return Recipe(epochs=1000, seed=0, learning_rate=1e-6, batch_size=BATCH, device=task.device, flags=flags)
+
+
+def _steps(task: Task, classifier: Any, flags: Flags) -> Steps:
+    steps = Steps(classifier, classifier, labelled(task, pixel_feed(task)), _recipe(task, flags))
+    classifier.train()
+    return steps
+
+
+def _epoch(steps: Steps) -> None:
+    order = np.random.default_rng(0).permutation(len(steps.data.train))
+    for number in range(BATCHES):
+        steps.step(order[number * BATCH : (number + 1) * BATCH], 0, number)
+
+
+def _rate(task: Task, work: Callable[[], None]) -> Callable[[], float]:
+    def measured() -> float:
+        started = time.perf_counter()
+        work()
+        if task.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return BATCHES * BATCH / (time.perf_counter() - started)
+
+    return measured
+
+
+def _layout(flags: Flags) -> torch.memory_format:
+    return torch.channels_last if flags.channels_last else torch.contiguous_format
+
+
+def _row(case: str, measure: str, rival: str, figures: dict[str, list[float]], unit: str = "images/s") -> Row:
+    better: Literal["higher", "lower"] = "higher" if unit == "images/s" else "lower"
+    ours, theirs = figures["visionloop"], figures[rival]
+    ratio = ratio_of_medians(ours, theirs) if better == "higher" else ratio_of_medians(theirs, ours)
+    enough = len(ours) > 2
+    return Row(
+        case=case, measure=measure, unit=unit, better=better, ours="visionloop", rival=rival,
+        ours_value=statistics.median(ours), rival_value=statistics.median(theirs), ratio=ratio.value,
+        ratio_ci95=(ratio.low, ratio.high) if enough else None, windows=len(ours), headline=True,
+    )  # fmt: skip
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--set", choices=SETS, default="grocery20")
+    parser.add_argument("--image-size", type=int, default=128, help="px (default: %(default)s)")
+    parser.add_argument("--windows", type=int, default=5)
+    parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        prepared = prepare(options.set, Path(work), image_size=options.image_size)
+        task = task_of(prepared)
+        case = f"{options.set}, {task.backbone.name}, {options.image_size} px"
+        first, again = frozen(task)
+        with measuring(
+            "engine", what=WHAT, state="warm", force=options.force, results=options.results
+        ) as result:
+            flags = flags_of(task)
+            name = f"training speed, {speed.words(flags)}"
+            figures = interleave(loop(task, flags), state="warm", windows=options.windows)
+            result.rows.append(_row(case, name, "bare", figures))
+            figures = interleave(partial(task, flags), state="warm", windows=options.windows)
+            result.rows.append(
+                _row(case, f"top {TOP:.0%} of the layers, cached activations", "uncached", figures)
+            )
+            seconds = {"visionloop": [again], "first": [first]}
+            result.rows.append(_row(case, "frozen features, read again", "first", seconds, unit="s"))
+            result.details = {
+                "figures": figures,
+                "shape": side(task),
+            }
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(ended(main))

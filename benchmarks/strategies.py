@@ -1,0 +1,177 @@
+"""Every strategy on every real set: accuracy on unseen images with its interval, seconds, and what auto ships.
+
+    python -m benchmarks.strategies --seeds 0 1 2
+    python -m benchmarks.strategies --strategies probe partial auto --seeds 0 1 2 3 4     # negative transfers
+
+All strategies of a set and seed start from the same decoded views; seconds are of a strategy's own work, its
+probe included, in a warm process. A negative transfer is a shipped network below its own probe on the test
+images by more than the paired 95 % interval. Each run is appended to the work folder's runs.jsonl, so that a
+measurement that was stopped goes on.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.engine import task_of
+from benchmarks.errors import ended
+from benchmarks.judge import Judged, compare, held_out_views, judge, pool
+from benchmarks.record import RESULTS, Accuracies, Row, measuring
+from benchmarks.sets import SETS, Prepared, prepare
+from pipeline.backbone import load
+from pipeline.params import Model
+from pipeline.train import train
+from pipeline.transfer.device import deterministic
+from pipeline.transfer.feeds import PixelFeed
+from pipeline.transfer.resume import forget
+from pipeline.transfer.task import Task
+from pipeline.transfer.tuning import logits_of
+
+STRATEGIES = ("scratch", "probe", "partial", "finetune", "progressive", "lora", "auto")
+WHAT = (
+    "Accuracy on test images that nobody has seen, by strategy and set, over seeds; seconds of the strategy's own work, "
+    "its probe included. auto is what ships by default."
+)
+
+
+def run(task: Task, prepared: Prepared, strategy: str, seed: int, budget: float) -> dict[str, Any]:
+    """Train by one strategy; what it answers on the test images, and what it took."""
+    settings = replace(
+        task.train, strategy="finetune" if strategy == "scratch" else strategy, budget_seconds=budget
+    )
+    if strategy == "scratch":
+        model = Model(backbone=task.backbone.name, weights="none", image_size=prepared.image_size)
+        task = replace(task, backbone=load(model, root=Path("/"), seed=seed))
+        settings = replace(settings, learning_rate=1e-3, epochs=None)
+    deterministic(seed)
+    started = time.perf_counter()
+    kept = train(replace(task, train=settings, seed=seed))
+    seconds = time.perf_counter() - started
+    forget(task.workspace.home)
+    views, _ = held_out_views(prepared)
+    logits = logits_of(
+        kept.classifier, PixelFeed(views, task.backbone.preprocessing, seed=0), np.arange(len(views))
+    )
+    return {
+        "set": prepared.name, "seed": seed, "strategy": strategy, "kept": kept.strategy,
+        "seconds": round(seconds, 2), "logits": np.round(logits, 4).tolist(), "report": kept.report,
+    }  # fmt: skip
+
+
+def measured(
+    sets: Sequence[str], seeds: Sequence[int], strategies: Sequence[str], budget: float, size: int, work: Path
+) -> tuple[list[dict[str, Any]], dict[tuple[str, int], Any]]:
+    """All runs, those of an earlier call among them, and the truth by set and seed."""
+    work.mkdir(parents=True, exist_ok=True)
+    log = work / "runs.jsonl"
+    runs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    done = {(one["set"], one["seed"], one["strategy"]) for one in runs}
+    truths = {}
+    for seed in seeds:
+        for name in sets:
+            prepared = prepare(name, work, seed=seed, image_size=size)
+            truths[name, seed] = held_out_views(prepared)[1]
+            task = task_of(prepared)
+            for strategy in strategies:
+                if (name, seed, strategy) not in done:
+                    runs.append(run(task, prepared, strategy, seed, budget))
+                    with log.open("a", encoding="utf-8") as stream:
+                        stream.write(json.dumps(runs[-1]) + "\n")
+                    judged = judge(np.array(runs[-1]["logits"]), truths[name, seed])
+                    print(
+                        f"{name} {seed} {strategy:<12} {judged.accuracy:.3f} {runs[-1]['seconds']:.0f} s",
+                        flush=True,
+                    )
+    return runs, truths
+
+
+def rows(runs: Sequence[dict[str, Any]], truths: dict[tuple[str, int], Any]) -> tuple[list[Row], list[str]]:
+    """Each strategy beside the probe of the same set and seed, pooled over seeds; and every negative transfer."""
+    found, negative = [], []
+    by_key = {(one["set"], one["seed"], one["strategy"]): one for one in runs}
+    names = dict.fromkeys(one["strategy"] for one in runs)
+    for case in dict.fromkeys(name for name, _ in truths):
+        seeds = [seed for name, seed in truths if name == case]
+        for strategy in names:
+            both = [
+                [by_key[case, seed, one] for seed in seeds if (case, seed, one) in by_key]
+                for one in (strategy, "probe")
+            ]
+            if strategy == "probe" or not both[0] or len(both[0]) != len(both[1]):
+                continue
+            mine, probes = ([_judged(one, truths) for one in side] for side in both)
+            found.append(_row(case, strategy, both, mine, probes))
+            for one, ours, probe in zip(both[0], mine, probes, strict=True):
+                high = compare(ours, probe).interval[1]
+                if strategy == "auto" and high < 0:
+                    negative.append(f"{case}, seed {one['seed']}")
+    return found, negative
+
+
+def _judged(one: dict[str, Any], truths: dict[tuple[str, int], Any]) -> Judged:
+    return judge(np.array(one["logits"]), truths[one["set"], one["seed"]])
+
+
+def _row(
+    case: str, strategy: str, both: list[list[dict[str, Any]]], mine: list[Judged], probes: list[Judged]
+) -> Row:
+    ours, probe = pool(mine), pool(probes)
+    difference = compare(ours, probe)
+    seconds = [float(np.median([one["seconds"] for one in side])) for side in both]
+    return Row(
+        case=case, measure="seconds of the strategy, and accuracy", unit="s", better="lower",
+        ours=f"visionloop {strategy}", rival="visionloop probe", ours_value=seconds[0], rival_value=seconds[1],
+        ratio=seconds[1] / seconds[0], ratio_ci95=None, windows=len(mine), headline=strategy == "auto",
+        accuracy=Accuracies(
+            ours=ours.accuracy, rival=probe.accuracy, n=len(ours.correct),
+            difference=difference.value, difference_ci95=difference.interval,
+        ),
+    )  # fmt: skip
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--sets",
+        nargs="+",
+        choices=SETS,
+        default=["grocery20", "deeppcb_cls", "magnetic_tile", "pacs3_photo"],
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument(
+        "--budget", type=float, default=60.0, help="s on the nominal machine (default: %(default)s)"
+    )
+    parser.add_argument("--image-size", type=int, default=128, help="px (default: %(default)s)")
+    parser.add_argument("--work", type=Path, required=True, help="where images, caches and runs.jsonl lie")
+    parser.add_argument("--name", default="strategies", help="of the result (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    with measuring(
+        options.name, what=WHAT, state="warm", force=options.force, results=options.results
+    ) as result:
+        runs, truths = measured(
+            options.sets, options.seeds, options.strategies, options.budget, options.image_size, options.work
+        )
+        runs = [one for one in runs if (one["set"], one["seed"]) in truths]
+        result.rows, negative = rows(runs, truths)
+        result.details = {
+            "negative_transfers": negative,
+            "shipped": sum(one["strategy"] == "auto" for one in runs),
+            "runs": [{name: value for name, value in one.items() if name != "logits"} for one in runs],
+        }
+        print(f"negative transfers: {len(negative)} of {result.details['shipped']} {negative}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(ended(main))
