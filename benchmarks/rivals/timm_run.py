@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 STARTED = time.perf_counter()
-# What is known to be good for fine-tuning a few hundred images, chosen once on validation parts.
+# The best on the validation parts of magnetic_tile and art_painting among learning rates of 2e-4 to 2e-3, layer-wise
+# decay, batches of 16 and SGD. The scale is worth most: timm draws this classifier so large that the loss begins at 8.
 RECIPE = [
+    "--head-init-scale", "0.01",
     "--opt", "adamw", "--weight-decay", "0.05", "--sched", "cosine", "--sched-on-updates",
     "--warmup-epochs", "1", "--warmup-lr", "1e-5", "--min-lr", "1e-6", "--smoothing", "0.1",
 ]  # fmt: skip
