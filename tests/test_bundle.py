@@ -133,6 +133,24 @@ def test_the_bundle_names_all_that_it_follows_from(trained: Workspace) -> None:
 
 
 @pytest.mark.slow
+def test_a_ridge_head_is_as_good_and_ships_the_same_way(copy: Workspace) -> None:
+    from pipeline import train
+
+    logistic = read_json(copy.checkpoint / "checkpoint.json")
+    settings = json.loads(copy.params.read_text())
+    settings["train"] = {"strategy": "probe", "head": "ridge"}
+    copy.params.write_text(json.dumps(settings))
+    train.run(copy, Params.load(copy.params))
+    ridge = read_json(copy.checkpoint / "checkpoint.json")
+    assert "a ridge head" in ridge["report"]
+    n = ridge["validation"]["n"]
+    room = 2 * (0.25 / n) ** 0.5  # two standard errors of an accuracy of n images
+    assert abs(ridge["validation"]["accuracy"] - logistic["validation"]["accuracy"]) <= room
+    assert verb.run(copy, Params.load(copy.params)) == 0  # refused where torch and ONNX Runtime disagree
+    assert 0.3 < Bundle.load(copy.bundle).temperature < 3  # its logits are logits already
+
+
+@pytest.mark.slow
 def test_the_reference_holds_no_training_image(trained: Workspace) -> None:
     reference = read_table(trained.bundle / "reference.parquet", REFERENCE).to_pylist()
     split = {row["image_id"]: row for row in read_table(trained.split, SPLIT).to_pylist()}

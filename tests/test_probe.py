@@ -1,13 +1,19 @@
 """The probe's head: what it learns, what its search protects, and what it refuses."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pipeline.errors import DataError
 from pipeline.transfer.calibration import calibration, fit_temperature, log_losses
 from pipeline.transfer.choice import compare
+from pipeline.transfer.examples import Examples, standardise
 from pipeline.transfer.imbalance import Plan
-from pipeline.transfer.probe import Head, Views, _folds, fit_probe, logistic
+from pipeline.transfer.logistic import logistic
+from pipeline.transfer.probe import MOST_FOR_LOGISTIC, Head, fit_probe, head_kind, held_out
+from pipeline.transfer.ridge import ridge_path
+from pipeline.transfer.stratify import stratified_folds
 
 CLASSES = ("a", "b", "c")
 
@@ -20,6 +26,20 @@ def clouds(per_class: int, spread: float, seed: int = 0, width: int = 20) -> tup
     return (centres[labels] + generator.normal(0, spread, (len(labels), width))).astype(np.float32), labels
 
 
+def examples(
+    features: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray | None = None,
+    log_prior: np.ndarray | None = None,
+) -> Examples:
+    return Examples(
+        features[None],
+        labels,
+        np.ones(len(labels)) if weights is None else weights,
+        np.zeros(3) if log_prior is None else log_prior,
+    )
+
+
 def fit(
     features: np.ndarray,
     labels: np.ndarray,
@@ -27,15 +47,14 @@ def fit(
     groups: list[str] | None = None,
     weights: np.ndarray | None = None,
     log_prior: np.ndarray | None = None,
+    head: Any = "logistic",
 ) -> Head:
     return fit_probe(
-        Views(features[None]),
-        labels,
+        examples(features, labels, weights, log_prior),
         CLASSES,
         groups=groups or [str(row) for row in range(len(labels))],
-        weights=np.ones(len(labels)) if weights is None else weights,
-        log_prior=np.zeros(len(CLASSES)) if log_prior is None else log_prior,
         seed=0,
+        head=head,
     )
 
 
@@ -43,12 +62,76 @@ def accuracy(head: Head, features: np.ndarray, labels: np.ndarray) -> float:
     return float((head.logits(features).argmax(axis=1) == labels).mean())
 
 
-def test_it_learns_and_is_the_same_each_time() -> None:
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+def test_it_learns_and_is_the_same_each_time(kind: str) -> None:
     features, labels = clouds(40, 1.0)
-    head = fit(features, labels)
+    head = fit(features, labels, head=kind)
     assert accuracy(head, *clouds(200, 1.0, seed=1)) > 0.95
     assert head.folds == 5
-    np.testing.assert_array_equal(head.weight, fit(features, labels).weight)
+    assert head.kind == kind
+    np.testing.assert_array_equal(head.weight, fit(features, labels, head=kind).weight)
+
+
+def test_the_ridge_solution_is_scikit_learns() -> None:
+    from sklearn.linear_model import Ridge, RidgeClassifier
+
+    features, labels = clouds(40, 2.0)
+    rows = features.astype(np.float64) * 3 + 1
+    weights = np.random.default_rng(5).uniform(0.2, 3.0, len(labels))
+    for penalty in (0.01, 1.0):
+        [(weight, bias)] = ridge_path(rows, labels, weights, np.zeros(3), [penalty])
+        settings = {"alpha": penalty * weights.sum()}
+        rival = Ridge(**settings).fit(rows, np.eye(3)[labels], sample_weight=weights)
+        np.testing.assert_allclose(weight, rival.coef_, atol=1e-9)
+        np.testing.assert_allclose(bias, rival.intercept_, atol=1e-9)
+        named = RidgeClassifier(**settings).fit(rows, labels, sample_weight=weights).predict(rows)
+        np.testing.assert_array_equal((rows @ weight.T + bias).argmax(axis=1), named)
+
+
+def test_ridge_gives_logits_that_are_as_sure_as_they_may_be() -> None:
+    """Its scores are no logits; what the head ships is: about as good in log loss as the logistic head."""
+    features, labels = clouds(100, 2.5)
+    test, truth = clouds(400, 2.5, seed=1)
+    loss = {
+        kind: float(log_losses(fit(features, labels, head=kind).logits(test), truth).mean())
+        for kind in ("logistic", "ridge")
+    }
+    assert loss["ridge"] < loss["logistic"] + 0.05
+    best = fit_temperature(fit(features, labels, head="ridge").logits(test), truth)
+    assert 0.6 < best < 1.5  # of the raw scores it would be some 0.15
+
+
+def test_one_wild_image_does_not_decide_the_search() -> None:
+    features, labels = clouds(60, 1.5)
+    features = np.concatenate([features, np.zeros((180, 1), np.float32)], axis=1)
+    features[0, -1] = 1e3  # a feature that is zero in all images but one
+    for kind in ("logistic", "ridge"):
+        found = held_out(examples(features, labels), [str(n) for n in range(180)], kind, 0)
+        assert found is not None
+        assert found.losses.min() < 0.5
+        assert fit(features, labels, head=kind).kind == kind
+
+
+def test_auto_is_logistic_until_it_would_take_too_long() -> None:
+    small = examples(*clouds(40, 1.0))
+    assert head_kind(small) == "logistic"
+    assert head_kind(small, "ridge") == "ridge"
+    width = MOST_FOR_LOGISTIC // (3 * 1000) + 1
+    large = Examples(
+        np.broadcast_to(np.float32(0), (1, 1000, width)), np.zeros(1000), np.ones(1000), np.zeros(3)
+    )
+    assert head_kind(large) == "ridge"
+    assert head_kind(large, "logistic") == "logistic"
+
+
+def test_standardised_features_fold_back_into_raw_ones() -> None:
+    features, _ = clouds(10, 1.0, width=200)
+    features[:, 7] = 5.0  # dead
+    standard = standardise(features)
+    weight, bias = np.random.default_rng(0).normal(0, 1, (3, standard.values.shape[1])), np.ones(3)
+    full, shift = standard.fold(weight, bias)
+    np.testing.assert_allclose(features @ full.T + shift, standard.values @ weight.T + bias, atol=1e-4)
+    assert (full[:, 7] == 0).all()
 
 
 def test_the_head_is_scikit_learns_on_standardised_features() -> None:
@@ -68,7 +151,7 @@ def test_more_features_than_images_gives_the_same_head_as_without_the_short_cut(
     head = fit(features, labels)
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
     weight, bias, _ = logistic(
-        standard.astype(np.float64), labels, 3, head.strength, np.ones(len(labels)), np.zeros(3)
+        standard.astype(np.float64), labels, np.ones(len(labels)), np.zeros(3), head.strength
     )
     np.testing.assert_allclose(head.logits(features), standard @ weight.T + bias, atol=0.02)
 
@@ -83,7 +166,7 @@ def test_noisy_labels_ask_for_a_stronger_penalty() -> None:
 def test_no_group_is_on_both_sides_of_a_fold() -> None:
     labels = np.tile(np.arange(3), 40)
     groups = [f"part-{row // 6}" for row in range(120)]
-    folds = _folds(labels, groups, 3, seed=0)
+    folds = stratified_folds(labels, groups, 5)
     assert len(folds) == 5
     for fitted, held in folds:
         assert not {groups[row] for row in fitted} & {groups[row] for row in held}
@@ -103,26 +186,25 @@ def test_near_alike_shots_in_one_group_do_not_fool_the_search() -> None:
 
 def test_classes_too_small_for_folds_take_the_default() -> None:
     features, labels = clouds(4, 0.5)
-    head = fit(features, labels, groups=[CLASSES[label] for label in labels])
-    assert head.folds == 0
-    assert accuracy(head, features, labels) == 1.0
+    for kind in ("logistic", "ridge"):
+        head = fit(features, labels, groups=[CLASSES[label] for label in labels], head=kind)
+        assert head.folds == 0
+        assert accuracy(head, features, labels) == 1.0
 
 
 def test_dead_and_huge_features_do_no_harm() -> None:
     features, labels = clouds(30, 0.5)
     features = np.concatenate([features, np.zeros((90, 2)), np.full((90, 1), 1e4)], axis=1).astype(np.float32)
-    head = fit(features, labels)
-    assert np.isfinite(head.weight).all()
-    assert accuracy(head, features, labels) > 0.95
+    for kind in ("logistic", "ridge"):
+        head = fit(features, labels, head=kind)
+        assert np.isfinite(head.weight).all()
+        assert accuracy(head, features, labels) > 0.95
 
 
 def test_bad_input_is_refused_in_words() -> None:
     features, labels = clouds(4, 1.0)
     with pytest.raises(DataError, match="all of one class"):
-        fit_probe(
-            Views(features[None]), np.zeros(12, int), ["only"], groups=["g"] * 12, weights=np.ones(12),
-            log_prior=np.zeros(1), seed=0,
-        )  # fmt: skip
+        fit_probe(examples(features, np.zeros(12, int)), ["only"], groups=["g"] * 12, seed=0)
     with pytest.raises(DataError, match="3 training images for 3 classes"):
         fit(features[[0, 4, 8]], labels[[0, 4, 8]])
 
@@ -140,14 +222,15 @@ def imbalanced() -> tuple[np.ndarray, np.ndarray]:
     return features[keep], labels[keep]
 
 
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
 @pytest.mark.parametrize("name", ["class_weights", "sampler", "logit_adjustment"])
-def test_each_plan_finds_more_of_the_rare_class(name: str) -> None:
+def test_each_plan_finds_more_of_the_rare_class(name: str, kind: str) -> None:
     features, labels = imbalanced()
     test, truth = clouds(300, 2.5, seed=7)
     rare = truth == 2
 
     def recall(plan: Plan) -> float:
-        head = fit(features, labels, weights=plan.probe_weights, log_prior=plan.log_prior)
+        head = fit(features, labels, weights=plan.probe_weights, log_prior=plan.log_prior, head=kind)
         return accuracy(head, test[rare], truth[rare])
 
     plain = recall(Plan.of(balance("none", (1, 1, 1)), labels, CLASSES))

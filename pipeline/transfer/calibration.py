@@ -23,12 +23,19 @@ def log_losses(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0)
     return np.log(np.exp(scaled - top).sum(axis=1)) + top[:, 0] - scaled[np.arange(len(labels)), labels]
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that maximises the posterior of the validation labels, to 6 digits."""
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The temperature that maximises the posterior of ``labels`` [n], to 6 digits.
+
+    Args:
+        logits: [n, classes] of images that the network was not fitted to.
+        weights: [n], mean 1: how much each image counts; None: all alike.
+    """
     from scipy.optimize import minimize_scalar
 
+    each = np.ones(len(labels)) if weights is None else weights
+
     def objective(log_temperature: float) -> float:
-        loss = log_losses(logits, labels, float(np.exp(log_temperature))).sum()
+        loss = each @ log_losses(logits, labels, float(np.exp(log_temperature)))
         return float(loss + 0.5 * log_temperature**2)
 
     found = minimize_scalar(

@@ -5,8 +5,9 @@ import time
 import numpy as np
 
 from pipeline.transfer.calibration import calibrated_losses
+from pipeline.transfer.examples import Examples
 from pipeline.transfer.features import cached_features, kinds
-from pipeline.transfer.probe import Views, fit_probe
+from pipeline.transfer.probe import fit_probe
 from pipeline.transfer.task import Candidate, Task, figures
 
 __all__ = ["probe", "stored_features"]
@@ -35,15 +36,9 @@ def probe(task: Task) -> Candidate:
     first, count = data.trained, len(data.labels)
     plain, varied = stored_features(task)
     extracted = time.perf_counter()
-    head = fit_probe(
-        Views(np.stack([plain[:first], *varied])),
-        data.labels[:first],
-        data.classes,
-        groups=data.groups[:first],
-        weights=plan.probe_weights,
-        log_prior=plan.log_prior,
-        seed=task.seed,
-    )
+    features = np.stack([plain[:first], *varied])
+    examples = Examples(features, data.labels[:first], plan.probe_weights, plan.log_prior)
+    head = fit_probe(examples, data.classes, groups=data.groups[:first], seed=task.seed, head=task.train.head)
     logits = head.logits(plain)
     losses = [
         float(calibrated_losses(logits[rows], data.labels[rows]).mean())
@@ -55,10 +50,11 @@ def probe(task: Task) -> Candidate:
         if head.folds
         else "by default: the classes are too small for folds"
     )
+    strength = f"C = {head.strength:g}" if head.kind == "logistic" else f"penalty {head.strength:g}"
     views = f"{len(varied) + 1} stored views of {first} images" if varied else f"{first} images"
     text = (
         f"Probe: a {head.kind} head on the {backbone.width} frozen features of {backbone.name} "
-        f"({backbone.weights['source']} weights), fitted to {views}, C = {head.strength:g} ({origin}), sampling plan "
+        f"({backbone.weights['source']} weights), fitted to {views}, {strength} ({origin}), sampling plan "
         f"{plan.name}. On {count - first} validation images its accuracy is {outcome['accuracy']:.3f} and its log loss "
         f"{outcome['log_loss']:.3f}."
     )
