@@ -109,7 +109,7 @@ def rows(runs: Sequence[dict[str, Any]], truths: dict[tuple[str, int], Any]) -> 
             mine, probes = ([_judged(one, truths) for one in side] for side in both)
             found.append(_row(case, strategy, both, mine, probes))
             for one, ours, probe in zip(both[0], mine, probes, strict=True):
-                high = compare(ours, probe).interval[1]
+                high = compare(ours, probe).high
                 if strategy == "auto" and high < 0:
                     negative.append(f"{case}, seed {one['seed']}")
     return found, negative
@@ -131,7 +131,7 @@ def _row(
         ratio=seconds[1] / seconds[0], ratio_ci95=None, windows=len(mine), headline=strategy == "auto",
         accuracy=Accuracies(
             ours=ours.accuracy, rival=probe.accuracy, n=len(ours.correct),
-            difference=difference.value, difference_ci95=difference.interval,
+            difference=difference.value, difference_ci95=(difference.low, difference.high),
         ),
     )  # fmt: skip
 

@@ -36,11 +36,16 @@ class ClassSupport:
 
 @dataclass(frozen=True)
 class Plan:
-    """``plan`` is none, class_weights, sampler or logit_adjustment; ``reason`` says why, in words."""
+    """``plan`` is none, class_weights, sampler or logit_adjustment; ``reason`` says why, in words.
+
+    Where it is ``contested``, the choice was ours and the classes are unequal: the train stage tests it against
+    the others.
+    """
 
     plan: str
     reason: str
     imbalance_ratio: float
+    contested: bool
     classes: dict[str, ClassSupport]
 
 
@@ -66,7 +71,8 @@ def plan(counts: Counts, params: Balance) -> Plan:
             weight=round(weights[label], 6),
             test_ci_width=round(high - low, 4),
         )
-    return Plan(chosen, reason, round(ratio, 4), classes)
+    contested = params.plan == "auto" and ratio >= params.imbalance_ratio
+    return Plan(chosen, reason, round(ratio, 4), contested, classes)
 
 
 def effective_number_weights(train: dict[str, int]) -> dict[str, float]:

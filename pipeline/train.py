@@ -24,6 +24,7 @@ from pipeline.transfer.curve import LiveCurves
 from pipeline.transfer.device import deterministic, pick_device
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.linear import probe as fit_linear
+from pipeline.transfer.plan_test import Outcome, settle_plan
 from pipeline.transfer.recipe import DivergedError
 from pipeline.transfer.resume import forget
 from pipeline.transfer.strategies import STRATEGIES
@@ -41,9 +42,13 @@ def run(workspace: Workspace, params: Params) -> int:
     deterministic(params.seed)
     with distributed.group(picked) as device:
         task = task_of(workspace, params, device)
+        contest = settle_plan(task, read_json(workspace.balance))
+        if contest is not None:
+            domains = task.data.domains[: task.data.trained]
+            task = replace(task, plan=contest.plan.by_domain(domains, params.train.domain_balance))
         kept = train(task)
         if distributed.first():
-            _write(workspace, task, kept)
+            _write(workspace, task, kept, contest)
     return 0
 
 
@@ -121,7 +126,7 @@ def _chosen(task: Task, tried: list[Candidate], report: list[str]) -> Candidate:
     )
 
 
-def _write(workspace: Workspace, task: Task, kept: Candidate) -> None:
+def _write(workspace: Workspace, task: Task, kept: Candidate, contest: Outcome | None) -> None:
     data, backbone = task.data, task.backbone
     figures = kept.figures if kept.strategy in kept.figures else {kept.strategy: kept.figures, **kept.figures}
     info: dict[str, Any] = {
@@ -140,7 +145,8 @@ def _write(workspace: Workspace, task: Task, kept: Candidate) -> None:
         },
         "seconds": {name: round(value, 2) for name, value in kept.seconds.items()},
         "arithmetic": kept.arithmetic,
-        "report": kept.report,
+        "imbalance": contest.figures if contest else None,
+        "report": f"{contest.report} {kept.report}" if contest else kept.report,
     }
     save_checkpoint(workspace.checkpoint, kept.classifier, info)
     write_plot(workspace.plots / "learning_curve.csv", ("step", "loss", "split"), kept.curve)

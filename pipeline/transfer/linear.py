@@ -10,7 +10,7 @@ from pipeline.transfer.features import cached_features, kinds
 from pipeline.transfer.probe import fit_probe
 from pipeline.transfer.task import Candidate, Task, figures
 
-__all__ = ["probe", "stored_features"]
+__all__ = ["probe", "stored_features", "training_examples"]
 
 VIEWS = 2  # stored of each training image, where params.yaml asks for no other number
 
@@ -29,6 +29,13 @@ def stored_features(task: Task) -> tuple[np.ndarray, list[np.ndarray]]:
     return plain, varied
 
 
+def training_examples(task: Task, plain: np.ndarray, varied: list[np.ndarray]) -> Examples:
+    """The training images in all stored views, counted as the task's plan says."""
+    data, plan = task.data, task.plan
+    features = np.stack([plain[: data.trained], *varied])
+    return Examples(features, data.labels[: data.trained], plan.probe_weights, plan.log_prior)
+
+
 def probe(task: Task) -> Candidate:
     """Fit the head; what it says of the validation images, and how it came to be."""
     started = time.perf_counter()
@@ -36,8 +43,7 @@ def probe(task: Task) -> Candidate:
     first, count = data.trained, len(data.labels)
     plain, varied = stored_features(task)
     extracted = time.perf_counter()
-    features = np.stack([plain[:first], *varied])
-    examples = Examples(features, data.labels[:first], plan.probe_weights, plan.log_prior)
+    examples = training_examples(task, plain, varied)
     head = fit_probe(examples, data.classes, groups=data.groups[:first], seed=task.seed, head=task.train.head)
     logits = head.logits(plain)
     losses = [
