@@ -108,6 +108,27 @@ def resample(statistics: np.ndarray, groups: np.ndarray, resamples: int, seed: i
     return np.concatenate(parts)
 
 
+def standard_error(values: np.ndarray, groups: np.ndarray, labels: np.ndarray | None = None) -> float:
+    """Standard error of the mean of ``values`` [n]; with ``labels`` [n], of the mean over classes of class means.
+
+    Images of one group count as one observation (the cluster-robust estimate, Liang and Zeger 1986), and each
+    class's deviations are enlarged for the degree of freedom that its own mean took. Infinite where all images,
+    or all of a class, are of one group.
+    """
+    members = np.unique(groups, return_inverse=True)[1]
+    strata = np.zeros(len(values), dtype=int) if labels is None else labels
+    present = np.unique(strata)
+    parts = np.zeros(len(values))
+    for stratum in present:
+        rows = strata == stratum
+        number = len(np.unique(members[rows]))
+        if number < 2:
+            return math.inf
+        deviation = values[rows] - values[rows].mean()
+        parts[rows] = deviation / rows.sum() / len(present) * math.sqrt(number / (number - 1))
+    return float(np.sqrt((np.bincount(members, weights=parts) ** 2).sum()))
+
+
 def percentile(values: np.ndarray, level: float = 0.95) -> Interval:
     """The middle ``level`` of bootstrap ``values`` [resamples]."""
     tail = (1 - level) / 2

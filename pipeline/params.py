@@ -178,6 +178,7 @@ class Train:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
     max_parity_error: float = 0.001
+    calibration: Literal["auto", "temperature", "vector"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

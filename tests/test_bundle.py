@@ -127,8 +127,12 @@ def test_the_bundle_names_all_that_it_follows_from(trained: Workspace) -> None:
     assert bundle.info["weights"]["licence"] == "apache-2.0"
     assert bundle.info["code"] == {"commit": None, "dirty": None}  # no git checkout here
     assert set(bundle.info["files"]) == {"model.onnx", "model.safetensors", "reference.parquet"}
-    before, after = bundle.info["validation"]["before"], bundle.info["validation"]["after"]
-    assert after["nll"] <= before["nll"]
+    validation = bundle.info["validation"]
+    assert validation["n"] == 12
+    assert validation["cross_fitted"]
+    for figures in (validation["before"], validation["after"]):
+        assert figures.keys() == {"nll", "nll_ci95", "ece", "ece_ci95"}
+    assert "Calibration on 12 validation images" in bundle.info["report"]
     assert not list(trained.bundle.parent.glob(".bundle*"))
 
 
@@ -148,6 +152,43 @@ def test_a_ridge_head_is_as_good_and_ships_the_same_way(copy: Workspace) -> None
     assert abs(ridge["validation"]["accuracy"] - logistic["validation"]["accuracy"]) <= room
     assert verb.run(copy, Params.load(copy.params)) == 0  # refused where torch and ONNX Runtime disagree
     assert 0.3 < Bundle.load(copy.bundle).temperature < 3  # its logits are logits already
+
+
+@pytest.mark.slow
+def test_vector_scaling_ships_inside_the_head(copy: Workspace) -> None:
+    from safetensors.numpy import load_file
+
+    from pipeline.views import views
+
+    rows = read_table(copy.split, SPLIT).to_pylist()
+    places = [place for place, row in enumerate(rows) if row["split"] == "test"]
+    before = Bundle.load(copy.bundle)
+    pixels = views(
+        copy, [rows[p]["path"] for p in places], [rows[p]["image_id"] for p in places], before.preprocessing,
+        max_pixels=10**6, max_bytes=10**6,
+    )  # fmt: skip
+    plain = before.predict(pixels).logits
+    settings = json.loads(copy.params.read_text())
+    copy.params.write_text(json.dumps(settings | {"bundle": {"calibration": "vector"}}))
+    assert verb.run(copy, Params.load(copy.params)) == 0  # refused where torch and ONNX Runtime disagree
+    after = Bundle.load(copy.bundle)
+    assert after.temperature == 1.0
+    assert after.info["validation"]["method"] == "vector"
+    heads = [load_file(folder / "model.safetensors") for folder in (copy.checkpoint, copy.bundle)]
+    scale = (heads[1]["head.weight"] / heads[0]["head.weight"]).mean(axis=1)
+    assert (scale > 0).all()
+    shift = heads[1]["head.bias"] - scale * heads[0]["head.bias"]
+    np.testing.assert_allclose(after.predict(pixels).logits, plain * scale + shift, atol=1e-3)
+    np.testing.assert_array_equal(
+        heads[0]["backbone.conv_stem.weight"], heads[1]["backbone.conv_stem.weight"]
+    )
+
+
+@pytest.mark.slow
+def test_the_calibration_plot_holds_both_curves(trained: Workspace) -> None:
+    table = (trained.plots / "calibration.csv").read_text().splitlines()
+    assert table[0] == "confidence,accuracy,low,high,images,when"
+    assert {line.split(",")[-1] for line in table[1:]} == {"before", "after"}
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from pipeline.intervals import (
     proportion,
     resample,
     sign_flip,
+    standard_error,
     tango,
     wilson,
 )
@@ -132,3 +133,16 @@ def test_binomial_tail_and_holm() -> None:
 def test_percentile_and_codes() -> None:
     assert percentile(np.arange(101.0)) == pytest.approx((2.5, 97.5))
     assert codes(["b", "a", "b"]).tolist() == [1, 0, 1]
+
+
+def test_the_standard_error_is_that_of_repeated_draws_and_knows_of_groups() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [200, 20])
+    draws = generator.normal(0, 1, (4000, 220))
+    means = draws[:, :200].mean(axis=1) / 2 + draws[:, 200:].mean(axis=1) / 2
+    errors = [standard_error(values, np.arange(220), labels) for values in draws[:400]]
+    assert np.mean(errors) == pytest.approx(means.std(), rel=0.05)
+    copies = np.repeat(draws[0], 5)
+    assert standard_error(copies, np.arange(1100) // 5, np.repeat(labels, 5)) == pytest.approx(errors[0])
+    assert standard_error(draws[0], np.arange(220)) == pytest.approx(draws[0].std(ddof=1) / 220**0.5)
+    assert standard_error(draws[0], np.zeros(220)) == float("inf")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.transfer.calibration import calibration, fit_temperature, log_losses
+from pipeline.transfer.calibration import fit_temperature, log_losses
 from pipeline.transfer.choice import compare
 from pipeline.transfer.examples import Examples, standardise
 from pipeline.transfer.imbalance import Plan
@@ -14,6 +14,7 @@ from pipeline.transfer.logistic import logistic
 from pipeline.transfer.probe import MOST_FOR_LOGISTIC, Head, fit_probe, head_kind, held_out
 from pipeline.transfer.ridge import ridge_path
 from pipeline.transfer.stratify import stratified_folds
+from tests.test_calibration import logits_of
 
 CLASSES = ("a", "b", "c")
 
@@ -247,31 +248,6 @@ def test_the_sampler_draws_by_weight_and_others_show_each_image_once() -> None:
     assert sorted(plain.order(generator)) == list(range(len(labels)))
     with pytest.raises(DataError, match="lacks the classes"):
         Plan.of({"plan": "none", "classes": {}}, labels, CLASSES)
-
-
-def logits_of(labels: np.ndarray, scale: float, wrong: float, seed: int) -> np.ndarray:
-    """Logits that are right but for a share ``wrong``, with a margin of ``scale``."""
-    generator = np.random.default_rng(seed)
-    shown = np.where(generator.random(len(labels)) < wrong, (labels + 1) % 3, labels)
-    return scale * np.eye(3)[shown] + generator.normal(0, 0.3, (len(labels), 3))
-
-
-def test_the_temperature_undoes_overconfidence_and_underconfidence() -> None:
-    labels = np.arange(600) % 3
-    for scale in (20.0, 0.5):
-        logits = logits_of(labels, scale, 0.2, 0)
-        result = calibration(logits, labels, [str(n) for n in range(600)])
-        assert result["after"]["nll"] < result["before"]["nll"]
-        assert result["after"]["ece"] < result["before"]["ece"]
-    assert fit_temperature(logits_of(labels, 20.0, 0.2, 0), labels) > 2
-    assert fit_temperature(logits_of(labels, 0.5, 0.2, 0), labels) < 1
-
-
-def test_few_images_that_are_all_right_do_not_make_it_certain() -> None:
-    labels = np.arange(9) % 3
-    temperature = fit_temperature(3 * np.eye(3)[labels], labels)
-    assert 0.3 < temperature < 1
-    assert np.isfinite(log_losses(1e4 * np.eye(3)[(labels + 1) % 3], labels, temperature)).all()
 
 
 def test_the_second_wins_only_beyond_the_noise() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 from pipeline.errors import DataError
 from pipeline.intervals import Z95, Interval, codes, proportion
 from pipeline.selection.logme import logme
-from pipeline.transfer.probe import Views, fit_probe
+from pipeline.transfer.examples import Examples
+from pipeline.transfer.probe import fit_probe
 
 __all__ = ["Images", "Score", "sample", "score"]
 
@@ -117,14 +118,10 @@ def _out_of_fold(features: np.ndarray, images: Images, seed: int) -> np.ndarray:
     predicted = np.empty(len(features), dtype=np.int64)
     splitter = StratifiedGroupKFold(images.folds, shuffle=True, random_state=seed)
     for fitted, held in splitter.split(features, images.labels, codes(images.groups)):
-        head = fit_probe(
-            Views(features[None, fitted]),
-            images.labels[fitted],
-            images.classes,
-            groups=[images.groups[row] for row in fitted],
-            weights=np.ones(len(fitted)),
-            log_prior=np.zeros(len(images.classes)),
-            seed=seed,
+        examples = Examples(
+            features[None, fitted], images.labels[fitted], np.ones(len(fitted)), np.zeros(len(images.classes))
         )
+        groups = [images.groups[row] for row in fitted]
+        head = fit_probe(examples, images.classes, groups=groups, seed=seed)
         predicted[held] = head.logits(features[held]).argmax(axis=1)
     return predicted

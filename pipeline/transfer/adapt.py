@@ -19,8 +19,8 @@ from pipeline.transfer.features import cached_features
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.finetune import LEARNING_RATE, UNFROZEN, side
 from pipeline.transfer.freeze import freeze
-from pipeline.transfer.linear import stored_features
-from pipeline.transfer.probe import Views, fit_probe
+from pipeline.transfer.linear import stored_features, training_examples
+from pipeline.transfer.probe import fit_probe
 from pipeline.transfer.task import Candidate, Task, figures
 from pipeline.transfer.tuning import Settings, epochs, logits_of, tune
 from pipeline.views import views
@@ -75,22 +75,15 @@ def target_views(task: Task) -> tuple[np.ndarray, list[str]]:
 
 def _coral(task: Task, probe: Candidate, target: np.ndarray, ids: list[str]) -> Candidate:
     """A head on the source features as they are and as they would be in the target domain."""
-    data, plan = task.data, task.plan
+    data = task.data
     plain, varied = stored_features(task)
-    first = data.trained
     shown = cached_features(task.workspace, task.backbone, target, ids, device=task.device)
-    aligned = coral(plain[:first], shown)
-    head = fit_probe(
-        Views(np.stack([plain[:first], *varied, aligned])),
-        data.labels[:first],
-        data.classes,
-        groups=data.groups[:first],
-        weights=plan.probe_weights,
-        log_prior=plan.log_prior,
-        seed=task.seed,
-    )
+    aligned = coral(plain[: data.trained], shown)
+    examples = training_examples(task, plain, [*varied, aligned])
+    groups = data.groups[: data.trained]
+    head = fit_probe(examples, data.classes, groups=groups, seed=task.seed, head=task.train.head)
     text = f"CORAL: the head also learnt from features recoloured like {len(ids)} unlabelled images"
-    return _candidate(task, "coral", (head.weight, head.bias), head.logits(plain[first:]), text)
+    return _candidate(task, "coral", (head.weight, head.bias), head.logits(plain[data.trained :]), text)
 
 
 def _adabn(task: Task, probe: Candidate, target: np.ndarray, ids: list[str]) -> Candidate:

@@ -1,17 +1,12 @@
-"""One temperature for all logits, from validation images only (Guo et al. 2017), and what it changed.
+"""One temperature for all logits (Guo et al. 2017), and the log loss that goes with it.
 
 With few validation images, all of them right, the likelihood alone would drive the temperature to zero.
 A weak prior (its logarithm is normal with deviation 1, worth one observation) keeps it in reason.
 """
 
-from typing import Any
-
 import numpy as np
-import pyarrow as pa
 
-from pipeline.metrics import reliability
-
-__all__ = ["calibrated_losses", "calibration", "fit_temperature", "log_losses"]
+__all__ = ["calibrated_losses", "fit_temperature", "log_losses"]
 
 LOG_BOUND = 3.0  # |log temperature| at most
 
@@ -47,28 +42,3 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray 
 def calibrated_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """[n] log losses at the logits' own best temperature: what they know, whatever their scale."""
     return log_losses(logits, labels, fit_temperature(logits, labels))
-
-
-def calibration(logits: np.ndarray, labels: np.ndarray, groups: list[str]) -> dict[str, Any]:
-    """The temperature, and NLL and ECE (equal-mass bins) on these images before and after it."""
-    temperature = fit_temperature(logits, labels)
-    return {
-        "n": len(labels),
-        "accuracy": round(float((logits.argmax(axis=1) == labels).mean()), 6),
-        "temperature": temperature,
-        "before": _quality(logits, labels, groups, 1.0),
-        "after": _quality(logits, labels, groups, temperature),
-    }
-
-
-def _quality(
-    logits: np.ndarray, labels: np.ndarray, groups: list[str], temperature: float
-) -> dict[str, float]:
-    losses = log_losses(logits, labels, temperature)
-    winner = logits.argmax(axis=1)
-    confidence = np.exp(-log_losses(logits, winner, temperature))
-    points = reliability(pa.table({"confidence": confidence, "correct": winner == labels, "group": groups}))
-    ece = sum(point["images"] * abs(point["confidence"] - point["accuracy"]) for point in points) / len(
-        labels
-    )
-    return {"nll": round(float(losses.mean()), 6), "ece": round(float(ece), 6)}

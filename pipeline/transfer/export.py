@@ -1,8 +1,6 @@
 """From a checkpoint to a bundle: ONNX that answers like the network it came from, calibrated, with its papers."""
 
-import dataclasses
 import shutil
-import subprocess
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,25 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
-from pipeline.artifacts import (
-    MANIFEST,
-    SPLIT,
-    Workspace,
-    digest_file,
-    digest_json,
-    read_table,
-    write_json,
-    write_table,
-)
-from pipeline.bundle import FORMAT, Bundle, Prediction, open_session, softmax
+from pipeline.artifacts import MANIFEST, SPLIT, Workspace, digest_file, read_table, write_json, write_table
+from pipeline.bundle import Bundle, Prediction, open_session, softmax
 from pipeline.errors import IntegrityError
 from pipeline.folders import replaced_folder
 from pipeline.params import Params
+from pipeline.plots import write_plot
 from pipeline.reference import held_out, reference_table
-from pipeline.transfer.calibration import calibration
 from pipeline.transfer.checkpoint import load_checkpoint
 from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.confidence import Calibration, calibrate
+from pipeline.transfer.papers import papers
+from pipeline.transfer.vector_scaling import VectorScaling
 from pipeline.transforms import Preprocessing
 from pipeline.views import views
 
@@ -36,12 +29,10 @@ __all__ = ["export", "parity_error", "write_onnx"]
 
 OPSET = 17
 PARITY_IMAGES = 48
-DECIDES = ("seed", "data", "validate", "split", "balance", "model", "train", "bundle")  # what a network
-# depends on; where it is served or watched does not change it
 
 
 def export(workspace: Workspace, params: Params) -> None:
-    """``artifacts/checkpoint/`` → ``artifacts/bundle/``, whole or not at all.
+    """``artifacts/checkpoint/`` → ``artifacts/bundle/``, whole or not at all, and the calibration's plot.
 
     Raises:
         IntegrityError: the checkpoint is damaged, the preprocessing is not the one it was trained with,
@@ -64,21 +55,19 @@ def export(workspace: Workspace, params: Params) -> None:
         max_pixels=params.data.max_pixels,
         max_bytes=params.data.max_bytes,
     )
-    info = _papers(workspace, params, checkpoint)
+    info = papers(workspace, params, checkpoint)
     with replaced_folder(workspace.bundle) as fresh:
-        write_onnx(classifier, preprocessing.image_size, fresh / "model.onnx")
         shutil.copyfile(workspace.checkpoint / "model.safetensors", fresh / "model.safetensors")
-        draft = Bundle(fresh, "", info, open_session(fresh, info, None))
-        error = parity_error(classifier, draft, pixels[:: max(1, len(pixels) // PARITY_IMAGES)])
-        if error > params.bundle.max_parity_error:
-            raise IntegrityError(
-                f"ONNX Runtime's logits differ from torch's by up to {error:.2g}, the limit is "
-                f"{params.bundle.max_parity_error:g} (bundle.max_parity_error): this network does not survive the export"
-            )
-        logits = draft.predict(pixels)
-        info |= _calibrated(rows, logits.logits, info["classes"])
-        scaled = softmax(logits.logits / np.float32(info["temperature"]))
-        prediction = Prediction(logits.logits, scaled, logits.embedding)
+        draft, prediction = _answers(fresh, classifier, info, pixels)
+        calibration = _calibrated(rows, prediction.logits, info["classes"], params)
+        if calibration.vector is not None:
+            _fold(classifier, calibration.vector, fresh / "model.safetensors")
+            draft, prediction = _answers(fresh, classifier, info, pixels)
+        error = _require_parity(classifier, draft, pixels, params.bundle.max_parity_error)
+        info |= {"temperature": calibration.temperature, "validation": calibration.validation}
+        info["report"] += f" {calibration.report}"
+        scaled = softmax(prediction.logits / np.float32(calibration.temperature))
+        prediction = Prediction(prediction.logits, scaled, prediction.embedding)
         write_table(fresh / "reference.parquet", reference_table(rows, prediction, pixels, info["classes"]))
         files = sorted(path.name for path in fresh.iterdir())
         info["files"] = {name: digest_file(fresh / name) for name in files}
@@ -86,12 +75,41 @@ def export(workspace: Workspace, params: Params) -> None:
         speed = checkpoint["train"]["images_per_second"]
         write_json(fresh / "timings.json", {"seconds": checkpoint["seconds"], "images_per_second": speed})
         bundle = Bundle.load(fresh)  # exactly as the service will
-    before, after = info["validation"]["before"], info["validation"]["after"]
+        points = calibration.reliability
+        write_plot(workspace.plots / "calibration.csv", tuple(points[0]), (tuple(p.values()) for p in points))
     print(
         f"bundle {bundle.digest[:12]}: {len(bundle.classes)} classes, torch and ONNX Runtime agree to {error:.1g} on real "
-        f"images; temperature {bundle.temperature:.3f} takes ECE from {before['ece']:.3f} to {after['ece']:.3f} and NLL from "
-        f"{before['nll']:.3f} to {after['nll']:.3f} on {info['validation']['n']} validation images"
+        f"images. {calibration.report}"
     )
+
+
+def _answers(
+    folder: Path, classifier: Classifier, info: dict[str, Any], pixels: np.ndarray
+) -> tuple[Bundle, Prediction]:
+    """Write ``classifier`` as ``folder``/model.onnx; the draft of a bundle, and what it says of ``pixels``."""
+    write_onnx(classifier, int(info["preprocessing"]["image_size"]), folder / "model.onnx")
+    draft = Bundle(folder, "", info, open_session(folder, info, None))
+    return draft, draft.predict(pixels)
+
+
+def _fold(classifier: Classifier, vector: VectorScaling, target: Path) -> None:
+    """Vector scaling becomes part of the head, and ``target`` holds the weights of the network that ships."""
+    layer = classifier.head
+    weight, bias = vector.fold(layer.weight.detach().numpy(), layer.bias.detach().numpy())
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(bias))
+    save_file({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}, target)
+
+
+def _require_parity(classifier: Classifier, draft: Bundle, pixels: np.ndarray, limit: float) -> float:
+    error = parity_error(classifier, draft, pixels[:: max(1, len(pixels) // PARITY_IMAGES)])
+    if error > limit:
+        raise IntegrityError(
+            f"ONNX Runtime's logits differ from torch's by up to {error:.2g}, the limit is "
+            f"{limit:g} (bundle.max_parity_error): this network does not survive the export"
+        )
+    return error
 
 
 def write_onnx(classifier: Classifier, side: int, target: Path) -> None:
@@ -124,59 +142,14 @@ def parity_error(classifier: Classifier, bundle: Bundle, pixels: np.ndarray) -> 
     return float(max(np.abs(together - expected).max(), np.abs(alone - expected[:1]).max()))
 
 
-def _papers(workspace: Workspace, params: Params, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """bundle.json but for what is only known once the network has been run."""
-    chosen = dataclasses.asdict(params)
-    del chosen["model"]["candidates"]  # which networks were compared decides nothing once one is taken
-    lock = workspace.root / "requirements.lock"
-    return {
-        "format": FORMAT,
-        "classes": checkpoint["classes"],
-        "preprocessing": checkpoint["preprocessing"],
-        "fingerprint": checkpoint["fingerprint"],
-        "temperature": 1.0,
-        "embedding_size": checkpoint["width"],
-        "strategy": checkpoint["strategy"],
-        "backbone": checkpoint["backbone"],
-        "backbone_kwargs": checkpoint["backbone_kwargs"],
-        "validation": {},
-        # Not how long it took: the same network must have the same digest however busy the machine was.
-        "train": {name: checkpoint["train"][name] for name in ("n", "steps")},
-        "report": checkpoint["report"],
-        "weights": checkpoint["weights"],
-        "digests": {
-            "manifest": digest_file(workspace.manifest),
-            "split": digest_file(workspace.split),
-            "params": digest_json({name: chosen[name] for name in DECIDES}),
-            "lock": digest_file(lock) if lock.exists() else None,
-            "weights": checkpoint["weights"]["digest"],
-        },
-        "code": _code(workspace.root),
-    }
-
-
-def _code(root: Path) -> dict[str, Any]:
-    """The commit of the workspace, and whether the code in it differs; nulls where it is no git checkout."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "pipeline", "dvc.yaml")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
-
-
-def _calibrated(rows: Sequence[dict[str, Any]], logits: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Temperature and its effect, from the validation rows alone."""
+def _calibrated(
+    rows: Sequence[dict[str, Any]], logits: np.ndarray, classes: Sequence[str], params: Params
+) -> Calibration:
+    """From the validation rows alone."""
     code = {label: number for number, label in enumerate(classes)}
     chosen = [
         place for place, row in enumerate(rows) if row["split"] == "validation" and row["label"] in code
     ]
     labels = np.array([code[rows[place]["label"]] for place in chosen], dtype=np.int64)
-    outcome = calibration(logits[chosen], labels, [rows[place]["group"] for place in chosen])
-    return {"temperature": outcome.pop("temperature"), "validation": outcome}
+    groups = [rows[place]["group"] for place in chosen]
+    return calibrate(logits[chosen], labels, groups, classes, params.bundle.calibration, params.seed)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.balance import effective_number_weights
+from pipeline.intervals import codes, standard_error
 from pipeline.metrics import SMALLEST
 from pipeline.transfer.calibration import log_losses
 from pipeline.transfer.examples import Examples
@@ -95,6 +96,7 @@ def compare_plans(
     judged = {name: _judge(one, labels) for name, one in found.items() if one is not None}
     own = judged[first.name]
     shares = 1 / (examples.classes * np.bincount(labels, minlength=examples.classes)[labels])
+    grouped = codes([groups[row] for row in rows])
     table: dict[str, dict[str, float]] = {}
     for name, one in judged.items():
         difference = own.losses - one.losses
@@ -102,7 +104,7 @@ def compare_plans(
             "log_loss": round(float(shares @ one.losses), 6),
             "balanced_accuracy": round(float(shares @ one.hits), 6),
             "gain": round(float(shares @ difference), 6),
-            "standard_error": round(balanced_error(difference, labels, [groups[row] for row in rows]), 6),
+            "standard_error": round(standard_error(difference, grouped, labels), 6),
             "strength": one.strength,
         }
     kept = _best(table, first.name)
@@ -116,25 +118,6 @@ def compare_plans(
         "sampler": SAMPLER,
     }
     return Outcome(next(plan for plan in plans if plan.name == kept), figures, _sentence(figures))
-
-
-def balanced_error(values: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> float:
-    """Standard error of the mean over classes of the classes' means of ``values`` [n].
-
-    Images of one group are counted as one observation, and each class's deviations are enlarged for the
-    degree of freedom that its own mean took: a class of a few groups says so.
-    """
-    codes = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
-    classes = np.unique(labels)
-    parts = np.zeros(len(values))
-    for label in classes:
-        rows = labels == label
-        number = len(np.unique(codes[rows]))
-        if number < 2:
-            return float("inf")
-        deviation = values[rows] - values[rows].mean()
-        parts[rows] = deviation / rows.sum() / len(classes) * np.sqrt(number / (number - 1))
-    return float(np.sqrt((np.bincount(codes, weights=parts) ** 2).sum()))
 
 
 def _judge(found: HeldOut, labels: np.ndarray) -> _Judged:
