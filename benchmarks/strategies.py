@@ -43,9 +43,8 @@ WHAT = (
 
 def run(task: Task, prepared: Prepared, strategy: str, seed: int, budget: float) -> dict[str, Any]:
     """Train by one strategy; what it answers on the test images, and what it took."""
-    settings = replace(
-        task.train, strategy="finetune" if strategy == "scratch" else strategy, budget_seconds=budget
-    )
+    named: Any = "finetune" if strategy == "scratch" else strategy
+    settings = replace(task.train, strategy=named, budget_seconds=budget)
     if strategy == "scratch":
         model = Model(backbone=task.backbone.name, weights="none", image_size=prepared.image_size)
         task = replace(task, backbone=load(model, root=Path("/"), seed=seed))
