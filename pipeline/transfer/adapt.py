@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.errors import DataError, ParamsError
 from pipeline.params import Data as DataLimits
 from pipeline.sources import SUFFIXES
+from pipeline.transfer import distributed
 from pipeline.transfer.align import Adversary, adapt_statistics, coral
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.features import cached_features
@@ -99,6 +100,8 @@ def _adabn(task: Task, probe: Candidate, target: np.ndarray, ids: list[str]) -> 
 
 def _dann(task: Task, probe: Candidate, target: np.ndarray, ids: list[str]) -> Candidate:
     """Fine-tuning against a discriminator of the domains."""
+    if distributed.world() > 1:
+        raise ParamsError("train.adapt is dann, which trains in one process: set train.processes to 1")
     classifier = task.network(probe.head)
     unfrozen = task.train.unfreeze or UNFROZEN
     freeze(classifier, 1 - unfrozen, keep_statistics=True)

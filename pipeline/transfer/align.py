@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.backbone import features
 from pipeline.errors import ParamsError
 from pipeline.transfer.feeds import Feed
-from pipeline.transfer.steps import Alignment
+from pipeline.transfer.objective import Alignment
 
 __all__ = ["Adversary", "adapt_statistics", "coral"]
 

@@ -20,7 +20,7 @@ from torch import distributed, nn
 
 from pipeline.errors import ParamsError
 
-__all__ = ["first", "gathered", "group", "rank", "share", "world", "wrapped"]
+__all__ = ["averaged", "first", "gathered", "group", "rank", "share", "world", "wrapped"]
 
 
 def processes(asked: int | str, device: str) -> int:
@@ -95,13 +95,27 @@ def share(rows: np.ndarray) -> np.ndarray:
     return rows[rank() :: world()]
 
 
+def averaged(value: float, device: str) -> float:
+    """The mean over the processes."""
+    if world() == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.all_reduce(tensor)
+    return float(tensor) / world()
+
+
 def gathered(part: np.ndarray, count: int) -> np.ndarray:
     """[count, ...] rows of all processes in the order before :func:`share` took them apart."""
     if world() == 1:
         return part
-    parts: list[np.ndarray | None] = [None] * world()
-    distributed.all_gather_object(parts, part)
+    longest = -(-count // world())
+    mine = torch.zeros((longest, *part.shape[1:]), dtype=torch.from_numpy(part).dtype)
+    mine[: len(part)] = torch.from_numpy(part)
+    device = f"cuda:{torch.cuda.current_device()}" if distributed.get_backend() == "nccl" else "cpu"
+    parts = [torch.empty_like(mine, device=device) for _ in range(world())]
+    distributed.all_gather(parts, mine.to(device))
     whole = np.empty((count, *part.shape[1:]), dtype=part.dtype)
     for number, values in enumerate(parts):
-        whole[number :: world()] = values
+        rows = whole[number :: world()]
+        rows[:] = values[: len(rows)].cpu().numpy()
     return whole

@@ -18,9 +18,10 @@ from tqdm import tqdm
 from pipeline.transfer import distributed
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.objective import Alignment
 from pipeline.transfer.recipe import DivergedError, Recipe
 from pipeline.transfer.resume import State
-from pipeline.transfer.steps import Alignment, Labelled, Steps
+from pipeline.transfer.steps import Labelled, Steps
 
 __all__ = ["Curve", "Tuned", "fit"]
 

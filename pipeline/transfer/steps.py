@@ -14,7 +14,6 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
-from torch.nn import functional
 
 from pipeline.errors import StateError
 from pipeline.transfer import distributed
@@ -23,10 +22,11 @@ from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.feeds import Feed
 from pipeline.transfer.freeze import trained
 from pipeline.transfer.imbalance import Plan
+from pipeline.transfer.objective import Alignment, Objective
 from pipeline.transfer.recipe import DivergedError, Recipe
 from pipeline.transfer.resume import pack_optimizer, unpack_optimizer
 
-__all__ = ["Alignment", "Labelled", "Steps"]
+__all__ = ["Labelled", "Steps"]
 
 WARM_UP = 0.1  # of all steps
 CLIP = 1.0  # norm of the gradient
@@ -43,17 +43,6 @@ class Labelled:
     train: np.ndarray  # rows
     validation: np.ndarray  # rows
     plan: Plan  # how the training rows count
-
-
-class Alignment(nn.Module):
-    """A further loss on the embeddings of labelled and of unlabelled images; see align.py."""
-
-    feed: Feed
-    rows: np.ndarray  # of the unlabelled images in ``feed``
-
-    def forward(self, source: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
-        """The loss of two batches of embeddings [n, width] at ``progress`` (0 to 1) of the training."""
-        raise NotImplementedError
 
 
 class Steps:
@@ -91,11 +80,8 @@ class Steps:
         if alignment is not None:
             self.names |= {id(p): f"alignment.{name}" for name, p in alignment.named_parameters()}
         self.average = Average(trained(classifier), recipe.average) if recipe.average else None
-        classes = classifier.head.out_features
-        self.weights = torch.from_numpy(data.plan.loss_weights.astype(np.float32))
-        self.by_class = torch.from_numpy(_by_class(data, classes)).to(recipe.device)
-        self.prior = torch.from_numpy(data.plan.log_prior.astype(np.float32)).to(recipe.device)
-        self.mix = _mix(recipe.mix, classes) if recipe.mix else None
+        learnt = data.labels[data.train]
+        self.objective = Objective(data.plan, learnt, classifier.head.out_features, recipe, alignment)
 
     def step(self, batch: np.ndarray, epoch: int, step: int) -> float:
         """Learn from the training rows number ``batch``; their mean loss.
@@ -107,7 +93,7 @@ class Steps:
         self.schedule.step_update(step)
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # dropout and mixing, the same after a resume
         rows = self.data.train[batch]
-        inputs = self._laid_out(self.data.feed.batch(distributed.share(rows), epoch))
+        inputs = self._laid_out(self.data.feed.batch(self.data.train[self._mine(batch)], epoch))
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
@@ -135,50 +121,27 @@ class Steps:
 
     def _gradients(self, batch: np.ndarray, inputs: torch.Tensor, step: int) -> float:
         """Gradients of the whole batch's weighted mean loss, summed up over parts that fit into memory."""
-        mine = distributed.share(batch)
+        mine, weights = self._mine(batch), self.objective.weights
         labels = torch.from_numpy(self.data.labels[self.data.train[mine]])
-        scale = distributed.world() / float(
-            self.weights[batch].sum()
-        )  # the processes' gradients are averaged
+        # The processes' gradients are averaged; one that got no image of a short batch counts nothing.
+        scale = distributed.world() / float(weights[batch].sum()) * (len(distributed.share(batch)) > 0)
+        progress = step / (self.recipe.epochs * self.count)
         loss = 0.0
         for start in range(0, len(mine), self.micro):
             part = slice(start, start + self.micro)
             last = start + self.micro >= len(mine)
             with contextlib.nullcontext() if last else _unsynchronised(self.forward):
-                share = self._loss(inputs[part], labels[part], self.weights[mine[part]], step) * scale
+                share = scale * self.objective(
+                    self.forward, inputs[part], labels[part], weights[mine[part]], step, progress
+                )
                 share.backward()
             loss += float(share.detach())
-        return float(distributed.gathered(np.array([loss]), distributed.world()).mean())
+        return distributed.averaged(loss, self.recipe.device)
 
-    def _loss(
-        self, inputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, step: int
-    ) -> torch.Tensor:
-        """Sum of the weighted losses of one part, on the device."""
-        recipe, place = self.recipe, self.recipe.device
-        targets, weights = labels.to(place), weights.to(place)
-        if self.mix is not None and len(inputs) > 1:
-            inputs, targets = self.mix(inputs, targets)
-            weights = targets @ self.by_class
-        with torch.autocast(place.split(":")[0], torch.bfloat16, enabled=recipe.flags.bfloat16):
-            logits, embedding = self.forward(inputs)
-        losses = functional.cross_entropy(
-            logits.float() + self.prior, targets, reduction="none", label_smoothing=recipe.smoothing
-        )
-        loss = (losses * weights).sum()
-        if self.alignment is not None:
-            loss = loss + self._aligned(self.alignment, embedding.float(), step) * weights.sum()
-        return loss
-
-    def _aligned(self, alignment: Alignment, embedding: torch.Tensor, step: int) -> torch.Tensor:
-        generator = np.random.default_rng([self.recipe.seed, 2, step])
-        rows = generator.choice(
-            alignment.rows, size=len(embedding), replace=len(alignment.rows) < len(embedding)
-        )
-        with torch.autocast(
-            self.recipe.device.split(":")[0], torch.bfloat16, enabled=self.recipe.flags.bfloat16
-        ):
-            target = self.forward(alignment.feed.batch(rows, step))[1]
-        return alignment(embedding, target.float(), step / (self.recipe.epochs * self.count))
+    def _mine(self, batch: np.ndarray) -> np.ndarray:
+        """This process's part of the batch; never empty, since all of them must take part in the sum."""
+        part = distributed.share(batch)
+        return part if len(part) else batch[:1]
 
     def _halve(self, error: Exception) -> None:
         if self.micro == 1 or distributed.world() > 1:
@@ -245,22 +208,6 @@ def _groups(classifier: Classifier, recipe: Recipe) -> list[dict[str, object]]:
         return groups + [group | {"lr_scale": 1.0} for group in plain if group["params"]]
     return groups + param_groups_layer_decay(
         classifier.backbone, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
-    )
-
-
-def _by_class(data: Labelled, classes: int) -> np.ndarray:
-    """[classes] float32: the loss weight of each class's images."""
-    labels = data.labels[data.train]
-    sums = np.bincount(labels, weights=data.plan.loss_weights, minlength=classes)
-    return (sums / np.maximum(np.bincount(labels, minlength=classes), 1)).astype(np.float32)
-
-
-def _mix(alpha: float, classes: int) -> Callable:
-    """torchvision's MixUp (Zhang et al. 2018) and CutMix (Yun et al. 2019), one or the other for each batch."""
-    from torchvision.transforms import v2
-
-    return v2.RandomChoice(
-        [v2.MixUp(alpha=alpha, num_classes=classes), v2.CutMix(alpha=alpha, num_classes=classes)]
     )
 
 

@@ -17,9 +17,10 @@ from pipeline.transfer.choice import compare
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.feeds import Feed, PixelFeed
 from pipeline.transfer.loop import Tuned, fit
+from pipeline.transfer.objective import Alignment
 from pipeline.transfer.recipe import Flags, Recipe
 from pipeline.transfer.resume import State, source_digest
-from pipeline.transfer.steps import Alignment, Labelled
+from pipeline.transfer.steps import Labelled
 from pipeline.transfer.task import Candidate, Task, figures
 
 __all__ = ["Settings", "SkippedError", "epochs", "labelled", "pixel_feed", "tune"]
