@@ -2,8 +2,8 @@
 
     python -m benchmarks.best_flags
 
-One set, three epochs a trial; the figure is images per second of the epochs after the first. The precision is
-tried first, with two workers, then the number of workers with the better precision. The other benchmarks
+One set, three epochs a trial; the figure is images per second of the faster epoch after the first. The precision
+is tried first, with two workers, then the number of workers with the better precision. The other benchmarks
 read the result, benchmarks/results/best_flags.json, and refuse that of another machine.
 """
 
@@ -24,7 +24,7 @@ from pipeline.artifacts import read_json
 EPOCHS = 3
 PRECISIONS = ("bfloat16", "float32")
 WORKERS = (2, 1, 0)
-WHAT = "Images per second of each rival by its flags, in the epochs after the first; what is chosen is what the others use."
+WHAT = "Images per second of each rival by its flags, in the faster epoch after the first; what is chosen is what the others use."
 
 
 def chosen(rival: str, results: Path = RESULTS) -> list[str]:
@@ -52,7 +52,8 @@ def trials(
     def speed(flags: list[str]) -> float:
         contender, side = make(flags), prepared.image_size
         views = np.zeros((1, side, side, 3), dtype=np.uint8)  # speed alone is asked for
-        found = contender.run(prepared, views, seed=0).images_per_second or 0.0
+        later = contender.run(prepared, views, seed=0).details["epochs"][1:]
+        found = max(epoch["images"] / epoch["seconds"] for epoch in later)  # what disturbs only ever slows
         tried.append({"flags": flags, "images_per_second": round(found, 1)})
         print(f"{contender.name:<18}{' '.join(flags):<40}{found:>8.1f} images/s", flush=True)
         return found

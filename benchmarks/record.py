@@ -32,6 +32,8 @@ RIVALS = ("fastai", "timm", "torch", "torchvision", "numpy", "pillow")
 RIVALS_PYTHON = ROOT / "benchmarks/.venvs/rivals/bin/python"
 DERIVED = ("benchmarks/results", "benchmarks/README.md", "README.md")  # what a benchmark itself writes
 
+PLACES = ("VISIONLOOP_REAL_DATA", "VISIONLOOP_TIMM_TRAIN")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracies:
@@ -110,8 +112,22 @@ def measuring(
     )
     yield result
     result.load["after"] = os.getloadavg()[0]
-    write_json(results / f"{name}.json", result.to_dict())
+    write_json(results / f"{name}.json", without_places(result.to_dict()))
     print(f"recorded: {results / f'{name}.json'}", flush=True)
+
+
+def without_places(value: Any) -> Any:
+    """``value`` with the places on this machine replaced by the names that stand for them."""
+    if isinstance(value, dict):
+        return {key: without_places(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_places(entry) for entry in value]
+    if not isinstance(value, str):
+        return value
+    for name in PLACES:
+        if os.environ.get(name):
+            value = value.replace(os.environ[name].rstrip("/"), f"${name}")
+    return value.replace(f"{ROOT}/", "")
 
 
 def faults(result: dict[str, Any]) -> list[str]:

@@ -30,6 +30,7 @@ from benchmarks.sets import ROOT, SETS, prepare
 
 ENOUGH = 3  # windows or seeds from which a ratio gets an interval
 RESAMPLES = 10_000
+DISTURBED = 0.05  # share of the machine that other work took during a run
 WHAT = (
     "Seconds of the whole process, cold, from a folder of images to a network that answers; accuracy on test images "
     "that nobody has seen, the same for all."
@@ -224,6 +225,11 @@ def main() -> int:
     )
     with recorded as result:
         runs = race(field, options.sets, options.seeds, options.windows, options.image_size, options.work)
+        disturbed = [run for run in runs if run.outcome.others > DISTURBED]
+        if disturbed:
+            print(
+                f"WARNING: other work took over {DISTURBED:.0%} of the machine during {len(disturbed)} of {len(runs)} runs"
+            )
         if result is not None:
             measure = f"images to network, {options.image_size} px; rivals {options.epochs} epochs"
             result.rows += comparisons(runs, measure)

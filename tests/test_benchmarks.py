@@ -153,6 +153,12 @@ class TestRecord:
         assert "lacks machine" in record.faults({"rows": [{}]})
         assert "row 0 lacks ratio" in record.faults({"rows": [{}]})
 
+    def test_no_place_on_this_machine_is_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VISIONLOOP_REAL_DATA", "/somewhere/real/")
+        given = {"flags": ["--weights", "/somewhere/real/weights", f"{record.ROOT}/var/bench"], "n": 3}
+        found = record.without_places(given)
+        assert found == {"flags": ["--weights", "$VISIONLOOP_REAL_DATA/weights", "var/bench"], "n": 3}
+
     def test_a_failed_measurement_leaves_no_result(self, tmp_path: Path) -> None:
         def fail() -> None:
             with record.measuring("speed", what="Seconds.", state="cold", force=True, results=tmp_path):
