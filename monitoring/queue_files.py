@@ -11,7 +11,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from monitoring.journal import Episode
-from pipeline.artifacts import digest_file, read_json, write_json, write_text
+from pipeline.artifacts import digest_file, read_json, safe_cell, write_json, write_text
 from pipeline.params import Params
 
 COLUMNS = ("image_id", "file", "why", "predicted", "confidence", "novelty", "label", "note")
@@ -56,11 +56,6 @@ def is_untouched(folder: Path) -> bool:
     """Whether queue.csv is as it was written: nobody has begun to fill it in."""
     table = folder / "queue.csv"
     return table.exists() and digest_file(table) == read_json(folder / "manifest.json")["table"]
-
-
-def safe_cell(text: str) -> str:
-    """A spreadsheet must not run a class name: a leading apostrophe keeps it text."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _csv(items: Sequence[Item]) -> str:

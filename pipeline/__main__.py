@@ -22,6 +22,7 @@ VERBS = {
     "train": "transfer the backbone: probe, fine-tuning, or the better of both",
     "bundle": "export what ships: ONNX, calibration, preprocessing, reference, digests",
     "evaluate": "run the bundle, and the champion's, over the held-out images",
+    "suspects": "images whose label is probably wrong, for a person to look at",
     "gate": "the verdict: PROMOTE, REJECT or INSUFFICIENT_EVIDENCE",
 }
 # The part of a verb's module that is not named like the verb.

@@ -176,6 +176,14 @@ class Workspace:
         return self.root / "reports/select.json"
 
     @property
+    def suspects(self) -> Path:
+        return self.root / "reports/suspects.csv"
+
+    @property
+    def suspects_page(self) -> Path:
+        return self.root / "reports/suspects.html"
+
+    @property
     def verdict(self) -> Path:
         return self.root / "reports/verdict.json"
 
@@ -246,6 +254,11 @@ def sync_folder(folder: Path) -> None:
 def write_text(target: Path, text: str) -> None:
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def safe_cell(text: str) -> str:
+    """A cell of a CSV that people open: no spreadsheet must run a name; a leading apostrophe keeps it text."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def write_json(target: Path, value: Any) -> None:

@@ -125,15 +125,28 @@ def fit_probe(
     return Head(weight.astype(np.float32), bias.astype(np.float32), strength, folds, search, kind)
 
 
-def held_out(examples: Examples, groups: Sequence[str], kind: Kind, seed: int) -> HeldOut | None:
-    """Cross-validate heads of all strengths on the plain view; None where a class has only one group.
+def held_out(
+    examples: Examples,
+    groups: Sequence[str],
+    kind: Kind,
+    seed: int,
+    *,
+    strengths: Sequence[float] | None = None,
+    most: int | None = MOST_IN_SEARCH,
+) -> HeldOut | None:
+    """Cross-validate heads on the plain view; None where a class has only one group.
 
     The further views would cost their number in time and hardly move the choice; products are float32.
+
+    Args:
+        groups: [n]; images of one group are never on both sides of a fold.
+        strengths: all of the kind's, where None.
+        most: images; of a larger set a sample of so many is seen.
     """
-    pairs = stratified_folds(examples.labels, groups, FOLDS, most=MOST_IN_SEARCH, seed=seed)
+    pairs = stratified_folds(examples.labels, groups, FOLDS, most=most, seed=seed)
     if not pairs:
         return None
-    plain, strengths = examples.plain, SOLVERS[kind][1]
+    plain, strengths = examples.plain, strengths or SOLVERS[kind][1]
     rows = np.concatenate([held for _, held in pairs])
     fold = np.repeat(np.arange(len(pairs)), [len(held) for _, held in pairs])
     scores = np.zeros((len(strengths), len(rows), examples.classes))
