@@ -19,7 +19,6 @@ import numpy as np
 from pipeline.artifacts import SPLIT, Workspace, read_table, safe_cell, write_text
 from pipeline.assignments import SPLITS
 from pipeline.backbone import Backbone, load
-from pipeline.bundle import softmax
 from pipeline.errors import DataError
 from pipeline.params import Params
 from pipeline.suspects_page import page
@@ -117,6 +116,7 @@ def _out_of_sample(
     features: np.ndarray, labels: np.ndarray, groups: Sequence[str], params: Params
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities [m, classes] by heads that have not seen the image, and the m rows, ascending."""
+    from scipy.special import softmax
     from threadpoolctl import threadpool_limits
 
     count = int(labels.max()) + 1
@@ -134,7 +134,7 @@ def _out_of_sample(
         )
     order = np.argsort(found.rows)
     rows, logits = found.rows[order], found.logits[found.best][order]
-    return softmax(logits / fit_temperature(logits, labels[rows])), rows
+    return softmax(logits / fit_temperature(logits, labels[rows]), axis=1), rows
 
 
 def _features(

@@ -22,6 +22,7 @@ from pipeline.transfer.checkpoint import save_checkpoint
 from pipeline.transfer.choice import challengers, compare, is_transformer
 from pipeline.transfer.curve import LiveCurves
 from pipeline.transfer.device import deterministic, pick_device
+from pipeline.transfer.folds import CrossValidation, cross_validate
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.linear import probe as fit_linear
 from pipeline.transfer.plan_test import Outcome, settle_plan
@@ -47,8 +48,9 @@ def run(workspace: Workspace, params: Params) -> int:
             domains = task.data.domains[: task.data.trained]
             task = replace(task, plan=contest.plan.by_domain(domains, params.train.domain_balance))
         kept = train(task)
+        crossed = cross_validate(task, kept.strategy, train) if params.train.folds else None
         if distributed.first():
-            _write(workspace, task, kept, contest)
+            _write(workspace, task, kept, contest, crossed)
     return 0
 
 
@@ -126,7 +128,14 @@ def _chosen(task: Task, tried: list[Candidate], report: list[str]) -> Candidate:
     )
 
 
-def _write(workspace: Workspace, task: Task, kept: Candidate, contest: Outcome | None) -> None:
+def _write(
+    workspace: Workspace,
+    task: Task,
+    kept: Candidate,
+    contest: Outcome | None,
+    crossed: CrossValidation | None,
+) -> None:
+    seconds = kept.seconds | ({"cross_validation": crossed.seconds} if crossed else {})
     data, backbone = task.data, task.backbone
     figures = kept.figures if kept.strategy in kept.figures else {kept.strategy: kept.figures, **kept.figures}
     info: dict[str, Any] = {
@@ -143,10 +152,11 @@ def _write(workspace: Workspace, task: Task, kept: Candidate, contest: Outcome |
             "steps": kept.steps,
             "images_per_second": round(kept.images_per_second, 1),
         },
-        "seconds": {name: round(value, 2) for name, value in kept.seconds.items()},
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "arithmetic": kept.arithmetic,
         "imbalance": contest.figures if contest else None,
-        "report": f"{contest.report} {kept.report}" if contest else kept.report,
+        "cross_validation": crossed.figures if crossed else None,
+        "report": " ".join(part.report for part in (contest, kept, crossed) if part),
     }
     save_checkpoint(workspace.checkpoint, kept.classifier, info)
     write_plot(workspace.plots / "learning_curve.csv", ("step", "loss", "split"), kept.curve)

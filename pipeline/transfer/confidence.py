@@ -11,17 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.bundle import softmax
 from pipeline.intervals import codes, standard_error
 from pipeline.metrics import measure, reliability
 from pipeline.transfer.calibration import fit_temperature, log_losses
 from pipeline.transfer.vector_scaling import VectorScaling, fit_vector
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["RESAMPLES", "Calibration", "calibrate", "prediction_table"]
 
 Method = Literal["auto", "temperature", "vector"]
 FOLDS = 5
-RESAMPLES = 2000
+RESAMPLES = 2000  # behind each interval
 
 Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
@@ -73,8 +72,8 @@ def calibrate(
     temperature = fit_temperature(logits, labels)
     vector = fit_vector(logits, labels) if chosen == "vector" else None
     tables = {
-        "before": _table(logits, labels, groups, classes),
-        "after": _table(crossed[chosen], labels, groups, classes),
+        "before": prediction_table(logits, labels, groups, classes),
+        "after": prediction_table(crossed[chosen], labels, groups, classes),
     }
     validation = {
         "n": len(labels),
@@ -141,9 +140,13 @@ def _choose(
     return "vector" if better else "temperature", told, comparison
 
 
-def _table(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: Sequence[str]) -> pa.Table:
-    """The columns of PREDICTIONS that metrics are made of."""
-    probabilities = softmax(logits.astype(np.float64))
+def prediction_table(
+    logits: np.ndarray, labels: np.ndarray, groups: Sequence[str], classes: Sequence[str]
+) -> pa.Table:
+    """The columns of PREDICTIONS that :func:`pipeline.metrics.measure` needs, of ``logits`` [n, classes]."""
+    from scipy.special import softmax
+
+    probabilities = softmax(logits.astype(np.float64), axis=1)
     winner = logits.argmax(axis=1)
     names = np.asarray(classes, dtype=object)
     return pa.table(
