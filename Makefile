@@ -35,6 +35,7 @@ check: setup ## lint, types, architecture and the fast tests, under a minute
 		wait $$types && exit $$tests
 
 bench: setup rivals ## ours beside timm's train.py and fastai, some 40 minutes on two idle cores: benchmarks/README.md
+	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.best_flags
 	$(VENV)/bin/python -m benchmarks.time_to_accuracy
 	$(VENV)/bin/python -m benchmarks.table
