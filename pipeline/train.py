@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.artifacts import SPLIT, Workspace, read_json, read_table
 from pipeline.backbone import load
+from pipeline.errors import ParamsError
 from pipeline.params import Params
 from pipeline.plots import write_plot
 from pipeline.transfer import distributed
@@ -70,8 +71,9 @@ def train(task: Task) -> Candidate:
     """Try what ``train.strategy`` asks for; the network that is kept, with the whole story in its report.
 
     Raises:
-        DataError: too few classes or images, an image that no longer decodes, or a loss that is no number
-            before a first epoch was finished, where a strategy was asked for by name.
+        DataError: too few classes or images, an image that no longer decodes, or, where a strategy was asked
+            for by name, a loss that is no number before a first epoch was finished.
+        ParamsError: a strategy was asked for by name that this network or disk can't do.
     """
     probe = fit_linear(task)
     asked: str = task.train.strategy
@@ -91,10 +93,10 @@ def train(task: Task) -> Candidate:
             report.append(tried[-1].report)
         except SkippedError as error:
             report.append(str(error))
-        except DivergedError as error:
+        except (DivergedError, ParamsError) as error:
             if asked != "auto":
                 raise
-            report.append(f"{name.capitalize()} failed: {error}.")
+            report.append(f"{name.capitalize()} was not possible: {error}.")
     return _chosen(task, tried, [part for part in report if part])
 
 

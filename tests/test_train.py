@@ -18,6 +18,7 @@ from pipeline import train
 from pipeline.artifacts import SPLIT, Workspace, read_json, read_table, write_table
 from pipeline.errors import DataError, IntegrityError, ParamsError
 from pipeline.params import Params
+from pipeline.transfer import features
 from pipeline.transfer.checkpoint import load_checkpoint, read_checkpoint
 from pipeline.transfer.device import pick_device
 from tests import tiny_training
@@ -115,8 +116,19 @@ def test_a_probe_that_wins_is_untouched_by_the_fine_tuning_that_lost(weights: Pa
     alone = trained(tmp_path / "alone", weights, strategy="probe")
     both = trained(tmp_path / "both", weights, strategy="auto", epochs=2, learning_rate=0.3)
     assert both["strategy"] == "probe"
-    assert "partial" in both["validation"] or "failed" in both["report"]
+    assert "partial" in both["validation"] or "not possible" in both["report"]
     assert both["sha256"] == alone["sha256"]
+
+
+def test_a_challenger_that_is_not_possible_leaves_the_probe(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "DISK_SHARE", 0.0)  # a full disk
+    info = trained(tmp_path / "auto", weights, strategy="auto", budget_seconds=60)
+    assert info["strategy"] == "probe"
+    assert "fifth of the free disk" in info["report"]
+    with pytest.raises(ParamsError, match="VISIONLOOP_HOME"):
+        trained(tmp_path / "named", weights, strategy="partial")
 
 
 def test_new_images_reuse_the_features_of_the_old(
