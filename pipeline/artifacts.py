@@ -99,9 +99,13 @@ class Workspace:
 
     @classmethod
     def here(cls) -> "Workspace":
-        """The current folder, with state under ``VISIONLOOP_HOME`` (default: ``var/``)."""
+        """The current folder, with state under ``VISIONLOOP_HOME`` (default: ``var/``).
+
+        A queued experiment runs in a copy of the checkout, but with the checkout's own state: the caches
+        of views and features, and the champion that the copy's champion-pin.json names.
+        """
         root = Path.cwd()
-        return cls(root, Path(os.environ.get("VISIONLOOP_HOME") or root / "var").absolute())
+        return cls(root, _checkout(root) / (os.environ.get("VISIONLOOP_HOME") or "var"))
 
     @property
     def params(self) -> Path:
@@ -146,6 +150,11 @@ class Workspace:
     @property
     def checkpoint(self) -> Path:
         return self.root / "artifacts/checkpoint"
+
+    @property
+    def unfinished(self) -> Path:
+        """What a training that was killed goes on from: not in ``home``, which experiments share."""
+        return self.root / "artifacts/unfinished"
 
     @property
     def bundle(self) -> Path:
@@ -221,6 +230,15 @@ class Workspace:
             return path.absolute().relative_to(self.root.absolute()).as_posix()
         except ValueError:
             return path.absolute().as_posix()
+
+
+def _checkout(root: Path) -> Path:
+    """Where ``root`` was copied from, if DVC made it for an experiment; else ``root``.
+
+    DVC_ROOT is DVC's name, for a stage, of the checkout that the experiment belongs to.
+    """
+    origin = Path(os.environ.get("DVC_ROOT") or root).resolve()
+    return origin if root.is_relative_to(origin / ".dvc/tmp/exps") else root
 
 
 @contextlib.contextmanager

@@ -162,5 +162,5 @@ def _write(
     }
     save_checkpoint(workspace.checkpoint, kept.classifier, info)
     write_plot(workspace.plots / "learning_curve.csv", ("step", "loss", "split"), kept.curve)
-    forget(workspace.home)
+    forget(workspace.unfinished)
     print(info["report"], flush=True)

@@ -78,3 +78,21 @@ def test_an_embedding_survives_the_log_to_half_precision() -> None:
     embedding = np.linspace(-3, 3, 64, dtype=np.float32)
     back = artifacts.decode_embedding(artifacts.encode_embedding(embedding))
     np.testing.assert_allclose(back, embedding, atol=2e-3)
+
+
+def test_an_experiment_in_a_copy_has_the_checkouts_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout, elsewhere = tmp_path / "checkout", tmp_path / "elsewhere"
+    copy = checkout / ".dvc/tmp/exps/tmp1a2b3c"
+    copy.mkdir(parents=True)
+    elsewhere.mkdir()
+    monkeypatch.delenv("VISIONLOOP_HOME", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(checkout))  # as DVC sets it for every stage
+    for folder, home in ((copy, checkout), (checkout, checkout), (elsewhere, elsewhere)):
+        monkeypatch.chdir(folder)
+        assert artifacts.Workspace.here() == artifacts.Workspace(folder, home / "var")
+    monkeypatch.chdir(copy)
+    for name, home in (("state", checkout / "state"), (str(elsewhere), elsewhere)):
+        monkeypatch.setenv("VISIONLOOP_HOME", name)
+        assert artifacts.Workspace.here() == artifacts.Workspace(copy, home)

@@ -70,7 +70,7 @@ def test_auto_fine_tunes_within_its_budget_and_says_what_each_gave(weights: Path
     assert "12 epochs" in info["report"]
     assert "standard error" in info["report"]
     assert (info["train"]["steps"] > 0) == (info["strategy"] == "partial")
-    assert not (tmp_path / "w/var/train").exists()
+    assert not (tmp_path / "w/artifacts/unfinished").exists()
 
 
 def test_the_same_inputs_give_the_same_bits(weights: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_killed_in_training_it_goes_on_and_ends_the_same(weights: Path, tmp_path
     process = subprocess.Popen(
         command, cwd=workspace.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    states = workspace.home / "train"
+    states = workspace.unfinished
     while not list(states.glob("*/state.json")):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.002)

@@ -1,8 +1,9 @@
 """The state of a training that was killed: safetensors and JSON, never pickle.
 
-``train/<key>/`` under the workspace's home holds the last finished epoch. The key digests everything that
-decides the result, so a changed image, parameter or line of code starts afresh. The tensors are written
-first under a new name, then ``state.json`` is replaced; a kill between the two leaves the epoch before.
+``<key>/`` in the workspace's folder of unfinished trainings holds the last finished epoch. The key digests
+everything that decides the result, so a changed image, parameter or line of code starts afresh. The tensors
+are written first under a new name, then ``state.json`` is replaced; a kill between the two leaves the epoch
+before.
 """
 
 import json
@@ -24,8 +25,8 @@ Tensors = dict[str, torch.Tensor]
 class State:
     """What one training has reached."""
 
-    def __init__(self, home: Path, key: str) -> None:
-        self.folder = home / "train" / key
+    def __init__(self, unfinished: Path, key: str) -> None:
+        self.folder = unfinished / key
 
     def save(self, epoch: int, tensors: Tensors, facts: dict[str, Any]) -> None:
         """Keep the state after ``epoch`` epochs; the one before goes."""
@@ -54,9 +55,9 @@ class State:
             return None
 
 
-def forget(home: Path) -> None:
+def forget(unfinished: Path) -> None:
     """Training is done: its state goes, and with it what earlier killed runs left that were never resumed."""
-    shutil.rmtree(home / "train", ignore_errors=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> Tensors:

@@ -103,7 +103,7 @@ def tune(
     module = classifier if network is None else network
     data = labelled(task, feed or pixel_feed(task))
     recipe, reason = _recipe(task, module, data, settings)
-    state = State(task.workspace.home, _key(task, start, recipe, settings))
+    state = State(task.workspace.unfinished, _key(task, start, recipe, settings))
     domains = [task.data.domains[row] for row in data.validation]
     blends = SOUP if len(set(domains)) > 1 else 0
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
