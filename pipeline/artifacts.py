@@ -177,6 +177,10 @@ class Workspace:
         return self.root / "reports/dvclive"
 
     @property
+    def training(self) -> Path:
+        return self.root / "reports/training.json"
+
+    @property
     def plots(self) -> Path:
         return self.root / "reports/plots"
 

@@ -13,7 +13,7 @@ start torchrun yourself.
 from dataclasses import replace
 from typing import Any
 
-from pipeline.artifacts import SPLIT, Workspace, read_json, read_table
+from pipeline.artifacts import SPLIT, Workspace, read_json, read_table, write_json
 from pipeline.backbone import load
 from pipeline.errors import ParamsError
 from pipeline.params import Params
@@ -161,6 +161,9 @@ def _write(
         "report": " ".join(part.report for part in (contest, kept, crossed) if part),
     }
     save_checkpoint(workspace.checkpoint, kept.classifier, info)
+    score = {"kept": kept.strategy, "validation_images": len(data.validation)}
+    score |= {f"validation_{name}": kept.figures[name] for name in ("accuracy", "log_loss")}
+    write_json(workspace.training, score)
     write_plot(workspace.plots / "learning_curve.csv", ("step", "loss", "split"), kept.curve)
     forget(workspace.unfinished)
     print(info["report"], flush=True)
