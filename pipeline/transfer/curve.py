@@ -21,11 +21,13 @@ class LiveCurves:
             )
             if self._live._dvc_repo is not None:  # opened to look around, and not closed by dvclive
                 self._live._dvc_repo.close()
+            # Until there is a file, `dvc exp show` gives the figures of the training before.
+            self._live.make_summary()
         except SCMError:  # a git repository without any commit: dvclive asks for the last one
             print("train: no live curves before this repository's first commit", flush=True)
             self._live = None
             write_json(folder / "metrics.json", {})
-            (folder / "plots").mkdir(exist_ok=True)
+        (folder / "plots").mkdir(exist_ok=True)  # DVC expects it, also where nothing is plotted
 
     def log(self, name: str, step: int, **losses: float) -> None:
         """Losses of strategy ``name`` after so many optimizer steps."""
@@ -33,5 +35,5 @@ class LiveCurves:
             return
         self._live.step = step
         for split, value in losses.items():
-            self._live.log_metric(f"{name}/{split}", value)
+            self._live.log_metric(f"{name}/{split}", value, plot=step > 0)  # a probe is no curve: one point
         self._live.make_summary()
