@@ -84,9 +84,10 @@ def test_a_second_repro_runs_nothing_and_a_fresh_clone_pulls_instead_of_computin
 
 NEEDS_MORE = (
     "make ", "curl ", "export ", "prefect ", "python -m flows.automation",
-    "python -m monitoring queue", "python -m pipeline.registry rollback",
+    "python -m monitoring queue", "python -m pipeline.registry rollback", "dvc exp run --queue", "dvc queue start",
 )  # fmt: skip
-"""Commands of the README that want a server, an open episode or somebody to go back to; other tests run those."""
+"""Commands of the README that want a server, an open episode, somebody to go back to, or minutes in the background;
+other tests run those."""
 
 
 def readme_commands() -> list[str]:
