@@ -53,7 +53,7 @@ def run(task: Task, prepared: Prepared, strategy: str, seed: int, budget: float)
     started = time.perf_counter()
     kept = train(replace(task, train=settings, seed=seed))
     seconds = time.perf_counter() - started
-    forget(task.workspace.home)
+    forget(task.workspace)
     views, _ = held_out_views(prepared)
     logits = logits_of(
         kept.classifier, PixelFeed(views, task.backbone.preprocessing, seed=0), np.arange(len(views))

@@ -165,5 +165,5 @@ def _write(
     score |= {f"validation_{name}": kept.figures[name] for name in ("accuracy", "log_loss")}
     write_json(workspace.training, score)
     write_plot(workspace.plots / "learning_curve.csv", ("step", "loss", "split"), kept.curve)
-    forget(workspace.unfinished)
+    forget(workspace)
     print(info["report"], flush=True)

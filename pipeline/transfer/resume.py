@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.artifacts import atomic_path, digest_file, digest_json, write_json
+from pipeline.artifacts import Workspace, atomic_path, digest_file, digest_json, write_json
 
 __all__ = ["State", "forget", "pack_optimizer", "source_digest", "unpack_optimizer"]
 
@@ -55,9 +55,9 @@ class State:
             return None
 
 
-def forget(unfinished: Path) -> None:
+def forget(workspace: Workspace) -> None:
     """Training is done: its state goes, and with it what earlier killed runs left that were never resumed."""
-    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(workspace.unfinished, ignore_errors=True)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> Tensors:
