@@ -97,7 +97,9 @@ def queue_of_the_readme() -> list[str]:
 
 
 def test_a_queue_works_with_the_caches_of_the_checkout(workspace: Checkout) -> None:
-    output = workspace.run(*queue_of_the_readme(), "--name", "grid", "-S", "train.epochs=1")
+    *command, target = queue_of_the_readme()
+    assert target == "gate"  # here as far as train: the rest of the way is the test above
+    output = workspace.run(*command, "--name", "grid", "-S", "train.epochs=1", "train")
     assert output.count("Queued experiment") == 4
     workspace.run("dvc", "queue", "remove", "grid-2", "grid-3")
     workspace.run("dvc", "queue", "start")
@@ -115,7 +117,6 @@ def test_a_queue_works_with_the_caches_of_the_checkout(workspace: Checkout) -> N
         assert score["kept"] == "finetune"
         log = workspace.run("dvc", "queue", "logs", name)
         assert "Running stage 'train'" in log
-        assert "Running stage 'gate'" in log
         assert "Running stage 'scan" not in log
         assert "decode" not in log
         assert "features (" not in log
@@ -128,4 +129,4 @@ def test_a_queue_works_with_the_caches_of_the_checkout(workspace: Checkout) -> N
     assert (
         json.loads((workspace.root / "reports/training.json").read_text())["validation_log_loss"] == scores[1]
     )
-    assert "Running stage" not in workspace.run("dvc", "repro", "gate")
+    assert "Running stage" not in workspace.run("dvc", "repro", "train")
