@@ -12,6 +12,7 @@ import pytest
 from monitoring.journal import Episode, Journal
 from pipeline.artifacts import Workspace
 from pipeline.errors import StateError
+from pipeline.params import Params
 from tests import tiny_workspace
 from tests.prefect_server import BIN, PrefectServer, stop
 
@@ -100,6 +101,11 @@ def test_everything_is_registered_once(deployed: PrefectServer) -> None:
     assert set(deployments) == {"retrain", "retrain-gpu", "watch", "release"}
     pools = {name: one["work_pool_name"] for name, one in deployments.items()}
     assert pools == {"retrain": "local", "retrain-gpu": "gpu", "watch": "local", "release": "local"}
+    # The GPU's deployment is the other one elsewhere: what it needs there, `train.processes: auto` finds out.
+    for key in ("entrypoint", "path", "job_variables"):
+        assert deployments["retrain-gpu"][key] == deployments["retrain"][key], key
+    shipped = Params.load(ROOT / "params.yaml").train
+    assert (shipped.device, shipped.processes) == ("auto", "auto")
     crons = {
         name: [schedule["schedule"]["cron"] for schedule in one["schedules"]]  # type: ignore[index, attr-defined]
         for name, one in deployments.items()

@@ -115,11 +115,11 @@ def test_a_queue_works_with_the_caches_of_the_checkout(workspace: Checkout) -> N
         params, score = found[name]["params"]["train"], found[name]["metrics"]["reports/training.json"]
         assert (params["strategy"], params["learning_rate"], params["unfreeze"]) == ("finetune", rate, share)
         assert score["kept"] == "finetune"
-        log = workspace.run("dvc", "queue", "logs", name)
-        assert "Running stage 'train'" in log
-        assert "Running stage 'scan" not in log
-        assert "decode" not in log
-        assert "features (" not in log
+    log = workspace.run("dvc", "queue", "logs", "grid-4")
+    assert "Running stage 'train'" in log
+    assert "Running stage 'scan" not in log
+    assert "decode" not in log
+    assert "features (" not in log
     scores = [
         found[name]["metrics"]["reports/training.json"]["validation_log_loss"]
         for name in ("grid-1", "grid-4")

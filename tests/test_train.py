@@ -220,3 +220,25 @@ def test_the_device_that_is_asked_for_must_be_there() -> None:
         assert pick_device("auto") == "cpu"
         with pytest.raises(ParamsError, match="sees no GPU"):
             pick_device("cuda")
+
+
+def test_where_there_are_several_gpus_torchrun_starts_one_process_each(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[tuple[list[str], Path]] = []
+
+    def run(command: list[str], *, cwd: Path, check: bool) -> subprocess.CompletedProcess[bytes]:
+        commands.append((command, cwd))
+        return subprocess.CompletedProcess(command, 0)
+
+    workspace = tiny_training.make(tmp_path / "w", weights)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert train.run(workspace, Params.load(workspace.params)) == 0
+    ((command, folder),) = commands
+    assert folder == workspace.root
+    assert " ".join(command[1:]) == (
+        "-m torch.distributed.run --standalone --nproc-per-node 4 -m pipeline train"
+    )
