@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts import REFERENCE, STATISTICS, digest_file, read_json, read_table
+from pipeline.artifacts import REFERENCE, REFERENCES, STATISTICS, digest_file, read_json, read_table
 from pipeline.errors import DataError
 from pipeline.registry import Registry
 
@@ -67,8 +67,8 @@ class Reference:
         return np.array([index for index in among if self.domains[index] == domain], dtype=int)
 
 
-def load(registry: Registry, champion: str) -> Reference:
-    """The reference of the bundle with digest ``champion``.
+def load(registry: Registry, champion: str, form: str = "onnx") -> Reference:
+    """The reference of the bundle with digest ``champion``, as its network of ``serve.format`` sees it.
 
     Raises:
         StateError: the registry lacks the bundle.
@@ -76,14 +76,15 @@ def load(registry: Registry, champion: str) -> Reference:
     """
     folder = Path(registry.bundle_path(champion))
     classes = tuple(read_json(folder / "bundle.json")["classes"])
-    table = read_table(folder / "reference.parquet", REFERENCE)
+    file = folder / REFERENCES[form]
+    table = read_table(file, REFERENCE)
     if table.num_rows == 0:
-        raise DataError(f"{folder / 'reference.parquet'} holds no image: bundle again with held-out images")
+        raise DataError(f"{file} holds no image: bundle again with held-out images")
     ids = tuple(table["image_id"].to_pylist())
     groups = tuple(group or image for group, image in zip(table["group"].to_pylist(), ids, strict=True))
     return Reference(
         champion=champion,
-        digest=digest_file(folder / "reference.parquet"),
+        digest=digest_file(file),
         classes=classes,
         image_ids=ids,
         # As the log rounds them: both sides of a distance carry the same error.

@@ -38,7 +38,7 @@ class Stream:
     @classmethod
     def of(cls, workspace: Workspace, params: Params, champion: Champion, journal: Journal) -> "Stream":
         """The champion's stream where the journal says it stands; a new one from its promotion on."""
-        reference = load(Registry(workspace.registry), champion.digest)
+        reference = load(Registry(workspace.registry), champion.digest, params.serve.format)
         measure = yardstick(reference, params.watch.alpha)
         # A champion that comes back after a rollback starts with fresh evidence.
         name = f"{champion.digest}@{champion.since}"

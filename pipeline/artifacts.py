@@ -87,6 +87,8 @@ REFERENCE = pa.schema(
         ("thumbnail", pa.binary()),  # JPEG, 96 px, for contact sheets beside production images
     ]
 )
+# The file of that shape in a bundle, by serve.format: each network has embeddings of its own.
+REFERENCES = {"onnx": "reference.parquet", "int8": "reference.int8.parquet"}
 STATISTICS = ("brightness", "contrast", "sharpness", "saturation")
 
 

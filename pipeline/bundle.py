@@ -13,7 +13,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,9 +22,11 @@ from pipeline.errors import IntegrityError
 from pipeline.params import Params
 from pipeline.transforms import Preprocessing
 
-__all__ = ["FORMAT", "Bundle", "Prediction", "open_session", "run", "verify"]
+__all__ = ["FORMAT", "NETWORKS", "Bundle", "Form", "Prediction", "open_session", "run", "verify"]
 
 FORMAT = 1
+Form = Literal["onnx", "int8"]
+NETWORKS: dict[Form, str] = {"onnx": "model.onnx", "int8": "model.int8.onnx"}  # by bundle.formats' name
 BATCH = 64  # images through the network at once; bounds the memory of a prediction over a large set
 
 
@@ -40,31 +42,42 @@ class Prediction:
 class Bundle:
     """A verified bundle, ready to predict; safe to share between threads."""
 
-    def __init__(self, path: Path, digest: str, info: dict[str, Any], session: Any) -> None:
+    def __init__(
+        self, path: Path, digest: str, info: dict[str, Any], session: Any, form: Form = "onnx"
+    ) -> None:
         self.path = path
         self.digest = digest
         self.info = info
         self.classes: list[str] = list(info["classes"])
         self.preprocessing = Preprocessing.from_dict(info["preprocessing"])
         self.temperature = float(info["temperature"])
+        self.form: Form = form
         self._session = session
 
     @classmethod
-    def load(cls, path: Path, *, threads: int | None = None) -> "Bundle":
+    def load(cls, path: Path, *, threads: int | None = None, form: Form = "onnx") -> "Bundle":
         """Verify every file and the preprocessing, then open the network on ``threads`` CPU threads.
 
+        Args:
+            form: ``serve.format`` of params.yaml: onnx is float32, int8 the quantised network beside it.
+
         Raises:
-            IntegrityError: a file is missing or changed, or this machine's preprocessing is not the
-                one that the bundle was made with.
+            IntegrityError: a file is missing or changed, the bundle has no network of this form, or this
+                machine's preprocessing is not the one that the bundle was made with.
         """
         digest, info = _verified(path)
+        if NETWORKS[form] not in info["files"]:
+            raise IntegrityError(
+                f"{path} holds no {form} network (its report says why where one was tried): set serve.format to onnx, or "
+                f"add {form} to bundle.formats and run `dvc repro`"
+            )
         preprocessing = Preprocessing.from_dict(info["preprocessing"])
         if preprocessing.fingerprint() != info["fingerprint"]:
             raise IntegrityError(
                 f"{path}: this machine's preprocessing gives another result on the probe image than the one that the "
                 "bundle was made with (another Pillow, or changed code): install requirements.lock, or run `dvc repro`"
             )
-        return cls(path, digest, info, open_session(path, info, threads))
+        return cls(path, digest, info, open_session(path, info, threads, form), form)
 
     def predict(self, views: np.ndarray) -> Prediction:
         """Logits, calibrated probabilities and embeddings of uint8 [n, H, W, 3] views."""
@@ -129,24 +142,23 @@ def _verified(path: Path) -> tuple[str, dict[str, Any]]:
     return hashlib.sha256(raw).hexdigest(), info
 
 
-def open_session(path: Path, info: dict[str, Any], threads: int | None) -> Any:
+def open_session(path: Path, info: dict[str, Any], threads: int | None, form: Form = "onnx") -> Any:
     """An ONNX Runtime session whose inputs and outputs are those that the bundle declares."""
     import onnxruntime as ort
 
+    file = path / NETWORKS[form]
     options = ort.SessionOptions()
     options.log_severity_level = 3  # the graph's initialisers are not our user's business
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     try:
-        session = ort.InferenceSession(str(path / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen unrelated types
-        raise IntegrityError(
-            f"{path}/model.onnx can't be opened by ONNX Runtime {ort.__version__}: {error}"
-        ) from error
+        raise IntegrityError(f"{file} can't be opened by ONNX Runtime {ort.__version__}: {error}") from error
     shapes = {output.name: output.shape for output in session.get_outputs()}
     widths = {"logits": len(info["classes"]), "embedding": info["embedding_size"]}
     if {name: shapes.get(name, [None])[-1] for name in widths} != widths:
-        raise IntegrityError(f"{path}/model.onnx gives {shapes}, bundle.json declares the widths {widths}")
+        raise IntegrityError(f"{file} gives {shapes}, bundle.json declares the widths {widths}")
     return session
 
 

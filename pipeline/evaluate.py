@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipeline import artifacts
 from pipeline.artifacts import Workspace
-from pipeline.bundle import Bundle
+from pipeline.bundle import NETWORKS, Bundle, Form
 from pipeline.errors import DataError, IntegrityError, StateError
 from pipeline.metrics import measure, measure_domains, reliability
 from pipeline.params import Params
@@ -41,7 +41,7 @@ def run(workspace: Workspace, params: Params) -> int:
             "artifacts/split.parquet holds no test image: see `python -m pipeline split` for where they went"
         )
     clock = _Clock()
-    bundle = Bundle.load(workspace.bundle)
+    bundle = Bundle.load(workspace.bundle, form=params.serve.format)
     clock.lap("load")
     predictions = predict(workspace, bundle, held_out, params)
     clock.lap("predict")
@@ -208,7 +208,12 @@ def _champion(workspace: Workspace, test: pa.Table, params: Params) -> pa.Table:
             f"champion-pin.json names {pin['digest'][:12]}…, which is not in {workspace.registry}: set VISIONLOOP_HOME to "
             "the folder that holds it, or run `python -m pipeline.registry pin` to compare with the champion here"
         )
-    return predict(workspace, Bundle.load(path), test, params)
+    return predict(workspace, _as_served(path, params.serve.format), test, params)
+
+
+def _as_served(path: Path, form: Form) -> Bundle:
+    """A champion answers as it would be served: by its network of ``serve.format``, where it has one."""
+    return Bundle.load(path, form=form if (path / NETWORKS[form]).exists() else "onnx")
 
 
 class _Clock:

@@ -179,6 +179,16 @@ class Train:
 class Bundle:
     max_parity_error: float = 0.001
     calibration: Literal["auto", "temperature", "vector"] = "auto"
+    formats: tuple[Literal["onnx", "int8"], ...] = ("onnx",)
+    min_int8_agreement: float = 0.95
+    max_int8_drop: float = 0.01
+
+    def __post_init__(self) -> None:
+        _require(
+            "onnx" in self.formats,
+            f"bundle.formats is {list(self.formats)}; it must hold onnx, which the others are judged against",
+        )
+        _share("bundle", min_int8_agreement=self.min_int8_agreement, max_int8_drop=self.max_int8_drop)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,6 +240,7 @@ class Serve:
     max_in_flight: int = 64
     abstain_below: float = 0.0
     top_k: int = 5
+    format: Literal["onnx", "int8"] = "onnx"
 
     def __post_init__(self) -> None:
         _share("serve", abstain_below=self.abstain_below)

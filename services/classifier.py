@@ -71,7 +71,7 @@ def _check() -> None:
     token()
     place = workspace()
     path = bundle_path(place)
-    open_bundle(path, threads=1)
+    open_bundle(path, threads=1, form=SETTINGS.params.serve.format)
     place.log.mkdir(parents=True, exist_ok=True)
     if not os.access(place.log, os.W_OK):
         raise StateError(f"{place.log} is not writable: set VISIONLOOP_HOME to a folder that is")

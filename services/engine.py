@@ -78,7 +78,7 @@ class Engine:
 
     def _prepare(self) -> None:
         try:
-            bundle = open_bundle(bundle_path(self.place), self._network_threads)
+            bundle = open_bundle(bundle_path(self.place), self._network_threads, self.params.serve.format)
             size = bundle.preprocessing.image_size
             for _ in range(WARM_UPS):
                 bundle.predict(np.zeros((1, size, size, 3), dtype=np.uint8))

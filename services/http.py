@@ -173,6 +173,7 @@ def model(request: Request) -> Response:
             "backbone": str(bundle.info.get("backbone", "")),
             "preprocessing": bundle.preprocessing.to_dict(),
             "fingerprint": bundle.info["fingerprint"],
+            "format": bundle.form,
             "champion": champion.digest if champion else None,
             "since": champion.since if champion and same else None,
             "abstain_below": engine.params.serve.abstain_below,

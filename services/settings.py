@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts import Workspace
-from pipeline.bundle import Bundle
+from pipeline.bundle import Bundle, Form
 from pipeline.errors import IntegrityError, ParamsError, StateError
 from pipeline.params import Params
 from pipeline.registry import Registry
@@ -69,13 +69,13 @@ def bundle_path(place: Workspace) -> Path:
     return registry.bundle_path(champion.digest)
 
 
-def open_bundle(path: Path, threads: int) -> Bundle:
-    """Load a bundle; one from the registry must be the one that its folder is named after.
+def open_bundle(path: Path, threads: int, form: Form = "onnx") -> Bundle:
+    """Load a bundle's network of ``serve.format``; one from the registry must be what its folder is named after.
 
     Raises:
-        IntegrityError: a file has changed, or the preprocessing is another one here.
+        IntegrityError: a file has changed, there is no such network, or the preprocessing is another one here.
     """
-    bundle = Bundle.load(path, threads=threads)
+    bundle = Bundle.load(path, threads=threads, form=form)
     if path.parent.name == "bundles" and bundle.digest != path.name:
         raise IntegrityError(f"{path / 'bundle.json'} has changed: its sha256 is {bundle.digest[:12]}…")
     return bundle

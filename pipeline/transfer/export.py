@@ -1,17 +1,25 @@
 """From a checkpoint to a bundle: ONNX that answers like the network it came from, calibrated, with its papers."""
 
 import shutil
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from pipeline.artifacts import MANIFEST, SPLIT, Workspace, digest_file, read_table, write_json, write_table
-from pipeline.bundle import Bundle, Prediction, open_session, softmax
+from pipeline.artifacts import (
+    MANIFEST,
+    REFERENCES,
+    SPLIT,
+    Workspace,
+    digest_file,
+    read_table,
+    write_json,
+    write_table,
+)
+from pipeline.bundle import NETWORKS, Bundle, Prediction, open_session, softmax
 from pipeline.errors import IntegrityError
 from pipeline.folders import replaced_folder
 from pipeline.params import Params
@@ -20,15 +28,19 @@ from pipeline.reference import held_out, reference_table
 from pipeline.transfer.checkpoint import load_checkpoint
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.confidence import Calibration, calibrate
+from pipeline.transfer.footprint import megabytes, milliseconds
+from pipeline.transfer.int8 import CALIBRATION_IMAGES, try_int8
 from pipeline.transfer.papers import papers
+from pipeline.transfer.to_onnx import parity_error, write_onnx
 from pipeline.transfer.vector_scaling import VectorScaling
 from pipeline.transforms import Preprocessing
 from pipeline.views import views
 
-__all__ = ["export", "parity_error", "write_onnx"]
+__all__ = ["export"]
 
-OPSET = 17
 PARITY_IMAGES = 48
+
+Rows = Sequence[dict[str, Any]]  # of split.parquet
 
 
 def export(workspace: Workspace, params: Params) -> None:
@@ -46,41 +58,69 @@ def export(workspace: Workspace, params: Params) -> None:
             f"{workspace.checkpoint} was trained with another preprocessing (another Pillow, or changed code): "
             "run `dvc repro -f train`"
         )
-    rows = held_out(read_table(workspace.manifest, MANIFEST), read_table(workspace.split, SPLIT))
-    pixels = views(
-        workspace,
-        [row["path"] for row in rows],
-        [row["image_id"] for row in rows],
-        preprocessing,
-        max_pixels=params.data.max_pixels,
-        max_bytes=params.data.max_bytes,
-    )
+    split = read_table(workspace.split, SPLIT)
+    rows = held_out(read_table(workspace.manifest, MANIFEST), split)
+    pixels = _views(workspace, params, preprocessing, rows)
     info = papers(workspace, params, checkpoint)
     with replaced_folder(workspace.bundle) as fresh:
         shutil.copyfile(workspace.checkpoint / "model.safetensors", fresh / "model.safetensors")
-        draft, prediction = _answers(fresh, classifier, info, pixels)
-        calibration = _calibrated(rows, prediction.logits, info["classes"], params)
-        if calibration.vector is not None:
-            _fold(classifier, calibration.vector, fresh / "model.safetensors")
-            draft, prediction = _answers(fresh, classifier, info, pixels)
+        draft, calibration = _calibrated(fresh, classifier, info, rows, pixels, params)
         error = _require_parity(classifier, draft, pixels, params.bundle.max_parity_error)
-        info |= {"temperature": calibration.temperature, "validation": calibration.validation}
-        info["report"] += f" {calibration.report}"
-        scaled = softmax(prediction.logits / np.float32(calibration.temperature))
-        prediction = Prediction(prediction.logits, scaled, prediction.embedding)
-        write_table(fresh / "reference.parquet", reference_table(rows, prediction, pixels, info["classes"]))
+        said = [calibration.report]
+        if "int8" in params.bundle.formats:
+            trained = [row for row in split.to_pylist() if row["split"] == "train"]
+            trained = trained[:: max(1, len(trained) // CALIBRATION_IMAGES)]
+            said.append(
+                _add_int8(draft, rows, pixels, _views(workspace, params, preprocessing, trained), params)
+            )
+        info["report"] = " ".join([info["report"], *said])
         files = sorted(path.name for path in fresh.iterdir())
         info["files"] = {name: digest_file(fresh / name) for name in files}
         write_json(fresh / "bundle.json", info)
-        speed = checkpoint["train"]["images_per_second"]
-        write_json(fresh / "timings.json", {"seconds": checkpoint["seconds"], "images_per_second": speed})
+        write_json(fresh / "timings.json", _timings(draft, checkpoint, pixels))
         bundle = Bundle.load(fresh)  # exactly as the service will
         points = calibration.reliability
         write_plot(workspace.plots / "calibration.csv", tuple(points[0]), (tuple(p.values()) for p in points))
     print(
         f"bundle {bundle.digest[:12]}: {len(bundle.classes)} classes, torch and ONNX Runtime agree to {error:.1g} on real "
-        f"images. {calibration.report}"
+        f"images. {' '.join(said)}"
     )
+
+
+def _calibrated(
+    folder: Path,
+    classifier: Classifier,
+    info: dict[str, Any],
+    rows: Rows,
+    pixels: np.ndarray,
+    params: Params,
+) -> tuple[Bundle, Calibration]:
+    """Write the float32 network and its reference into ``folder``, its calibration into ``info``; the bundle's draft."""
+    draft, prediction = _answers(folder, classifier, info, pixels)
+    places, labels, groups = _validation(rows, info["classes"])
+    calibration = calibrate(
+        prediction.logits[places], labels, groups, info["classes"], params.bundle.calibration, params.seed
+    )
+    if calibration.vector is not None:
+        _fold(classifier, calibration.vector, folder / "model.safetensors")
+        draft, prediction = _answers(folder, classifier, info, pixels)
+    info |= {
+        "temperature": calibration.temperature,
+        "validation": calibration.validation,
+        "formats": {"onnx": {"megabytes": megabytes(folder / NETWORKS["onnx"])}},
+    }
+    _write_reference(draft, rows, prediction, pixels)
+    return draft, calibration
+
+
+def _add_int8(draft: Bundle, rows: Rows, pixels: np.ndarray, sample: np.ndarray, params: Params) -> str:
+    """Try an INT8 network beside ``draft``'s, its activations' ranges from ``sample``; what came of it, in words."""
+    places, labels, groups = _validation(rows, draft.classes)
+    judged = try_int8(draft, sample, pixels[places], labels, groups, params.bundle)
+    draft.info["formats"]["int8"] = judged.figures
+    if judged.bundle is not None:
+        _write_reference(judged.bundle, rows, judged.bundle.predict(pixels), pixels)
+    return judged.report
 
 
 def _answers(
@@ -112,44 +152,51 @@ def _require_parity(classifier: Classifier, draft: Bundle, pixels: np.ndarray, l
     return error
 
 
-def write_onnx(classifier: Classifier, side: int, target: Path) -> None:
-    """images [n, 3, side, side] → logits [n, classes], embedding [n, width]; n is free, the sides are not."""
-    with warnings.catch_warnings():
-        # The exporter without torch.export calls itself legacy, in several ways: the new one needs onnxscript
-        # and is no better for these networks.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        # Sizes become constants of the graph: meant, since the bundle's preprocessing fixes them.
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        torch.onnx.export(
-            classifier.eval(),
-            (torch.zeros(2, 3, side, side),),
-            str(target),
-            input_names=["images"],
-            output_names=["logits", "embedding"],
-            dynamic_axes={name: {0: "n"} for name in ("images", "logits", "embedding")},
-            opset_version=OPSET,
-            dynamo=False,
-        )
+class _Validation(NamedTuple):
+    """The validation images among the held-out ones."""
+
+    places: list[int]
+    labels: np.ndarray  # [n] codes
+    groups: list[str]
 
 
-@torch.inference_mode()
-def parity_error(classifier: Classifier, bundle: Bundle, pixels: np.ndarray) -> float:
-    """Largest |torch - ONNX Runtime| over the logits of uint8 views [n, H, W, 3], at once and one by one."""
-    pixels = np.ascontiguousarray(pixels)
-    expected = classifier(torch.from_numpy(bundle.preprocessing.normalise(pixels)))[0].numpy()
-    together = bundle.predict(pixels).logits
-    alone = bundle.predict(pixels[:1]).logits
-    return float(max(np.abs(together - expected).max(), np.abs(alone - expected[:1]).max()))
-
-
-def _calibrated(
-    rows: Sequence[dict[str, Any]], logits: np.ndarray, classes: Sequence[str], params: Params
-) -> Calibration:
-    """From the validation rows alone."""
+def _validation(rows: Rows, classes: Sequence[str]) -> _Validation:
     code = {label: number for number, label in enumerate(classes)}
-    chosen = [
+    places = [
         place for place, row in enumerate(rows) if row["split"] == "validation" and row["label"] in code
     ]
-    labels = np.array([code[rows[place]["label"]] for place in chosen], dtype=np.int64)
-    groups = [rows[place]["group"] for place in chosen]
-    return calibrate(logits[chosen], labels, groups, classes, params.bundle.calibration, params.seed)
+    labels = np.array([code[rows[place]["label"]] for place in places], dtype=np.int64)
+    return _Validation(places, labels, [rows[place]["group"] for place in places])
+
+
+def _views(workspace: Workspace, params: Params, preprocessing: Preprocessing, rows: Rows) -> np.ndarray:
+    return views(
+        workspace,
+        [row["path"] for row in rows],
+        [row["image_id"] for row in rows],
+        preprocessing,
+        max_pixels=params.data.max_pixels,
+        max_bytes=params.data.max_bytes,
+    )
+
+
+def _write_reference(draft: Bundle, rows: Rows, prediction: Prediction, pixels: np.ndarray) -> None:
+    """What one network says of the held-out images: production is compared with the network that answers it."""
+    scaled = softmax(prediction.logits / np.float32(draft.info["temperature"]))
+    prediction = Prediction(prediction.logits, scaled, prediction.embedding)
+    table = reference_table(rows, prediction, pixels, draft.classes)
+    write_table(draft.path / REFERENCES[draft.form], table)
+
+
+def _timings(draft: Bundle, checkpoint: dict[str, Any], pixels: np.ndarray) -> dict[str, Any]:
+    """What depends on the machine and is therefore beside the bundle, not in it."""
+    image = draft.preprocessing.normalise(pixels[:1])
+    return {
+        "seconds": checkpoint["seconds"],
+        "images_per_second": checkpoint["train"]["images_per_second"],
+        "milliseconds_per_image": {
+            form: milliseconds(open_session(draft.path, draft.info, 1, form), image)
+            for form, file in NETWORKS.items()
+            if (draft.path / file).exists()
+        },
+    }
