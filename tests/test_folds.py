@@ -43,7 +43,7 @@ def test_every_image_is_judged_once_by_a_network_that_has_not_seen_its_part(
 ) -> None:
     workspace = made(tmp_path / "w", weights, strategy="probe", folds=4)
     params = Params.load(workspace.params)
-    task = train._task(workspace, params, "cpu")
+    task = train.task_of(workspace, params, "cpu")
     seen: list[Task] = []
 
     def watched(variant: Task) -> Candidate:
@@ -97,7 +97,7 @@ def test_an_imbalance_plan_is_made_again_for_each_fold(weights: Path, tmp_path: 
     for label, weight in zip(tiny_training.CLASSES, (0.5, 2.0, 0.5), strict=True):
         balance["classes"][label] = {"weight": weight}
     workspace.balance.write_text(json.dumps(balance))
-    task = train._task(workspace, Params.load(workspace.params), "cpu")
+    task = train.task_of(workspace, Params.load(workspace.params), "cpu")
 
     def checked(variant: Task) -> Candidate:
         plan, labels = variant.plan, variant.data.labels[: variant.data.trained]

@@ -328,7 +328,7 @@ def test_what_was_compared_changes_neither_the_stage_nor_the_bundle(tmp_path: Pa
 
     pytest.importorskip("torch")
     from pipeline.params import Params
-    from pipeline.transfer.export import _papers
+    from pipeline.transfer.papers import papers
 
     root = Path(__file__).resolve().parent.parent
     stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["train"]
@@ -349,7 +349,7 @@ def test_what_was_compared_changes_neither_the_stage_nor_the_bundle(tmp_path: Pa
     )
     checkpoint |= {"weights": {"digest": ""}, "train": {"n": 1, "steps": 0}}
     digests = [
-        _papers(workspace, Params(model=model), checkpoint)["digests"]["params"]
+        papers(workspace, Params(model=model), checkpoint)["digests"]["params"]
         for model in (Model(), Model(candidates=("resnet18",)), Model(image_size=64))
     ]
     assert digests[0] == digests[1] != digests[2]
