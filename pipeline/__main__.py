@@ -21,6 +21,7 @@ VERBS = {
     "select": "which backbone? several side by side: probe accuracy, time, size, licence, and which to take",
     "train": "transfer the backbone: probe, fine-tuning, or the better of both",
     "bundle": "export what ships: ONNX, calibration, preprocessing, reference, digests",
+    "compress": "smaller versions of the bundle's network, and what each costs in accuracy",
     "evaluate": "run the bundle, and the champion's, over the held-out images",
     "suspects": "images whose label is probably wrong, for a person to look at",
     "gate": "the verdict: PROMOTE, REJECT or INSUFFICIENT_EVIDENCE",

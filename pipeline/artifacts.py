@@ -199,6 +199,10 @@ class Workspace:
         return self.root / "reports/suspects.html"
 
     @property
+    def compression(self) -> Path:
+        return self.root / "reports/compression.csv"
+
+    @property
     def verdict(self) -> Path:
         return self.root / "reports/verdict.json"
 

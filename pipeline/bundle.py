@@ -52,7 +52,7 @@ class Bundle:
         self.preprocessing = Preprocessing.from_dict(info["preprocessing"])
         self.temperature = float(info["temperature"])
         self.form: Form = form
-        self._session = session
+        self.session = session
 
     @classmethod
     def load(cls, path: Path, *, threads: int | None = None, form: Form = "onnx") -> "Bundle":
@@ -91,7 +91,7 @@ class Bundle:
         for start in range(0, len(views), BATCH):
             part = slice(start, start + BATCH)
             feed = {"images": self.preprocessing.normalise(views[part])}
-            logits[part], embedding[part] = self._session.run(["logits", "embedding"], feed)
+            logits[part], embedding[part] = self.session.run(["logits", "embedding"], feed)
         return Prediction(logits, softmax(logits / np.float32(self.temperature)), embedding)
 
 

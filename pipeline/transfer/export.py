@@ -29,7 +29,7 @@ from pipeline.transfer.checkpoint import load_checkpoint
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.confidence import Calibration, calibrate
 from pipeline.transfer.footprint import megabytes, milliseconds
-from pipeline.transfer.int8 import CALIBRATION_IMAGES, try_int8
+from pipeline.transfer.int8 import spread, try_int8
 from pipeline.transfer.papers import papers
 from pipeline.transfer.to_onnx import parity_error, write_onnx
 from pipeline.transfer.vector_scaling import VectorScaling
@@ -69,9 +69,9 @@ def export(workspace: Workspace, params: Params) -> None:
         said = [calibration.report]
         if "int8" in params.bundle.formats:
             trained = [row for row in split.to_pylist() if row["split"] == "train"]
-            trained = trained[:: max(1, len(trained) // CALIBRATION_IMAGES)]
+            sample = [trained[row] for row in spread(len(trained))]
             said.append(
-                _add_int8(draft, rows, pixels, _views(workspace, params, preprocessing, trained), params)
+                _add_int8(draft, rows, pixels, _views(workspace, params, preprocessing, sample), params)
             )
         info["report"] = " ".join([info["report"], *said])
         files = sorted(path.name for path in fresh.iterdir())

@@ -18,7 +18,7 @@ from pipeline.intervals import codes, proportion
 from pipeline.params import Bundle as Limits
 from pipeline.transfer.footprint import megabytes
 
-__all__ = ["Judged", "quantise", "try_int8"]
+__all__ = ["Judged", "quantise", "spread", "try_int8"]
 
 CALIBRATION_IMAGES = 128
 
@@ -52,7 +52,7 @@ def try_int8(
     """
     expected = draft.predict(validation).logits.argmax(axis=1)
     source, target = draft.path / NETWORKS["onnx"], draft.path / NETWORKS["int8"]
-    inputs = [draft.preprocessing.normalise(view[None]) for view in calibration[:CALIBRATION_IMAGES]]
+    inputs = [draft.preprocessing.normalise(calibration[row][None]) for row in spread(len(calibration))]
     outcome: dict[str, Any] = {}
     for excluded, names in _attempts(source).items():
         outcome = {"in_float32": excluded}
@@ -113,6 +113,11 @@ def quantise(
         )  # fmt: skip
     finally:
         prepared.unlink(missing_ok=True)
+
+
+def spread(count: int) -> np.ndarray:
+    """Rows of at most CALIBRATION_IMAGES of ``count`` images, evenly spread, since images lie sorted by class."""
+    return np.linspace(0, count - 1, min(count, CALIBRATION_IMAGES)).round().astype(int)
 
 
 def _attempts(source: Path) -> dict[str, list[str]]:
