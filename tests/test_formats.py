@@ -170,6 +170,13 @@ def test_what_is_judged_is_what_will_be_served(workspace: Workspace, tmp_path: P
     assert losses[0] != losses[1]
 
 
+def test_a_champion_from_before_int8_is_compared_by_what_it_has(tmp_path: Path) -> None:
+    tiny_bundle.make(tmp_path / "old")
+    two = two_networks(tmp_path / "two")
+    assert evaluate._as_served(tmp_path / "old", "int8").form == "onnx"
+    assert evaluate._as_served(two, "int8").form == "int8"
+
+
 @pytest.mark.parametrize("form", ["onnx", "int8"])
 def test_the_service_answers_with_the_network_that_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
