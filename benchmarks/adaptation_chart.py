@@ -8,11 +8,11 @@ import numpy as np
 from pipeline.artifacts import atomic_path
 
 NAMES = {
-    "probe": "probe",
-    "balanced": "probe, domain_balance 1",
-    "coral": "CORAL, pool unlabelled",
-    "adabn": "AdaBN, pool unlabelled",
-    "dann": "DANN, pool unlabelled",
+    "probe": "probe on photographs and the labels",
+    "balanced": "the same, domain_balance 1",
+    "coral": "CORAL to the whole pool, and the labels",
+    "adabn": "that probe, AdaBN to the whole pool",
+    "dann": "DANN against the whole pool, and the labels",
 }
 
 
@@ -31,12 +31,12 @@ def draw(place: Path, cases: list[dict[str, Any]], old: str) -> None:
                 own = [case for case in of_target if case["contender"] == contender]
                 _line(axes, own, name, label, shift=0.07 * (number - 1.5))
             axes.grid(visible=True, color="#d0d7de", linewidth=0.6)
-            axes.set_ylabel(f"accuracy on held-out images of {domain}")
+            axes.set_ylabel(f"accuracy on held-out images: {domain}")
         grid[0, column].set_title(f"{old} → {target}")
         # Evenly spaced, since the shares are not.
         grid[1, column].set_xticks(range(len(shares)), [f"{percent} %\n{count}" for percent, count in shares])
         grid[1, column].set_xlabel(f"of the pool of {target}, how much is labelled (share, images)")
-    grid[0, -1].legend(loc="lower right")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     figure.suptitle(
         f"Mean over {cases[0]['seeds']} divisions of the images, 95 % interval over them", fontsize=10
     )
