@@ -16,7 +16,7 @@ from tests.conftest import ROOT, Checkout
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PER_CLASS = 36  # enough for what decodes or extracts to show its progress
-SECONDS = 300.0  # to wait for the queue, on a busy machine
+SECONDS = 450.0  # to wait for the queue, on a busy machine
 
 
 @pytest.fixture(scope="module")
