@@ -152,7 +152,7 @@ class Registry:
                 )
             self._verify(digest)
             if current and current.digest == digest:
-                with contextlib.suppress(OSError):  # a killed process may have left its line to the pointer alone
+                with contextlib.suppress(OSError):  # a kill may have left this move to the pointer alone
                     history.write(self.journal, self.history())
                 return current
             return self._move(digest, by=by, why=why, action="promote")
