@@ -7,7 +7,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 HOME_OF_STATE = $(or $(VISIONLOOP_HOME),$(CURDIR)/var)
 
-.PHONY: help setup demo test check bench rivals serve ui deploy lock clean
+.PHONY: help setup demo test check fire-drill bench rivals serve ui deploy lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -34,10 +34,15 @@ check: setup ## lint, types, architecture and the fast tests, under a minute
 	$(VENV)/bin/mypy & types=$$!; $(VENV)/bin/python -m pytest -m "not slow and not real" -q; tests=$$?; \
 		wait $$types && exit $$tests
 
-bench: setup rivals ## ours beside timm's train.py and fastai, some 40 minutes on two idle cores: benchmarks/README.md
+fire-drill: setup ## faults planted in a real run, and which gate refuses each: reports/fire_drill.json
+	$(VENV)/bin/python -m flows.fire_drill
+
+bench: setup rivals ## ours beside timm's train.py and fastai, and the gate's own error rates, some 50 minutes on two idle cores: benchmarks/README.md
+	$(VENV)/bin/python -m benchmarks.ingest
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.best_flags
 	$(VENV)/bin/python -m benchmarks.time_to_accuracy
+	$(VENV)/bin/python -m benchmarks.gate
 	$(VENV)/bin/python -m benchmarks.table
 
 rivals: $(RIVALS)/.ready ## the rivals' own environment, for make bench

@@ -33,6 +33,7 @@ from pipeline import train
 from pipeline.artifacts import Workspace
 from pipeline.params import Params
 from pipeline.transfer import speed
+from pipeline.transfer.boundary import UNFROZEN as TOP
 from pipeline.transfer.cut import cut
 from pipeline.transfer.device import deterministic, pick_device
 from pipeline.transfer.features import cached_activations, cached_features, kinds
@@ -49,7 +50,6 @@ WHAT = (
 )
 BATCH = 32
 BATCHES = 8  # of a window
-TOP = 0.25  # of the layers, trained by the partial strategy
 
 
 def task_of(prepared: Prepared) -> Task:

@@ -91,14 +91,20 @@ REQUIRED_IN_ROW = tuple(Row.__dataclass_fields__)
 
 @contextmanager
 def measuring(
-    name: str, *, what: str, state: State, force: bool = False, results: Path = RESULTS
+    name: str,
+    *,
+    what: str,
+    state: State,
+    force: bool = False,
+    timed: bool = True,
+    results: Path = RESULTS,
 ) -> Iterator[Result]:
-    """A result to fill in; written to ``results`` at the end.
+    """A result to fill in; written to ``results`` at the end. Where nothing is ``timed``, no machine is too busy.
 
     Raises:
         LoadedError: the machine is at other work, and ``force`` is not set.
     """
-    before = wait_until_quiet(force=force)
+    before = wait_until_quiet(force=force) if timed else os.getloadavg()[0]
     result = Result(
         name=name,
         what=what,

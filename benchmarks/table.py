@@ -99,7 +99,9 @@ def _number(value: float) -> str:
     """Three significant digits, thousands apart."""
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if value >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def _origin(result: dict[str, Any]) -> str:

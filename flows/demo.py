@@ -114,16 +114,15 @@ def labels_and_retrain(stage: Stage, episode: str) -> tuple[dict[str, int], dict
     return {"asked": asked, "answered": answered}, verdict
 
 
-def there_and_back(stage: Stage) -> dict[str, Any]:
+def there_and_back(stage: Stage, url: str) -> dict[str, Any]:
     """Step 9: back to the first champion and forward again, the pointer verified each time."""
     pointer = stage.workspace / "var/registry/champion.json"
     second = read_json(pointer)["digest"]
     with stage.step("rollback", "Rollback, and forward again"):
-        stage.run("python", "-m", "pipeline.registry", "rollback", "--why", "the demo goes back")
+        rollback = ("python", "-m", "pipeline.registry", "rollback", "--service", url)
+        stage.run(*rollback, "--why", "the demo goes back")
         first = read_json(pointer)["digest"]
-        stage.run(
-            "python", "-m", "pipeline.registry", "rollback", "--to", second, "--why", "and forward again"
-        )
+        stage.run(*rollback, "--to", second, "--why", "and forward again")
     return {"ok": first != second and read_json(pointer)["digest"] == second}
 
 
@@ -153,7 +152,7 @@ def play(stage: Stage, root: Path) -> Story:
         "accuracy_new_domain": accuracy(story.after),
         "accuracy_old_domain": metrics["by_domain"]["line-a"]["accuracy"],
     }
-    summary["rollback"] = there_and_back(stage)
+    summary["rollback"] = there_and_back(stage, url)
     story.verdict, story.checks = verdict["summary"], verdict["checks"]
     story.why = stage.run("python", "-m", "monitoring", "why", "--last", "20")
     return story

@@ -8,7 +8,9 @@ bundle did offline does the champion pointer move. Releasing whoever is champion
 """
 
 import argparse
+import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +23,21 @@ from prefect.states import Completed, Failed, State
 from flows import lineage
 from flows.pages import against, plain, verdict_page
 from flows.sandbox import ask, golden_images, sandbox
+from flows.scratch import scratch
 from flows.server import command
 from flows.tasks import step
 from monitoring.journal import Journal, mark_promoted
+from pipeline import recipe
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.bundle import verify
 from pipeline.errors import DataError, RefusedError, StateError, VisionloopError
+from pipeline.locked import lock_fault
+from pipeline.model_card.card import card, gather
 from pipeline.params import Params
 from pipeline.registry import Registry
+from pipeline.serving import address, answering
 
+Say = Callable[[int, str], None]  # a level of logging, and a sentence
 _ALREADY = "{} is the champion already: nothing to do"
 
 
@@ -54,7 +62,8 @@ def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
         approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
 
     Raises:
-        RefusedError: the verdict is not PROMOTE (and not approved), or is about another bundle or champion.
+        RefusedError: the verdict is not PROMOTE (and not approved), is about another bundle or champion, or is
+            not what dvc.lock names.
         IntegrityError: artifacts/bundle is damaged.
     """
     verdict = _verdict(workspace)
@@ -68,6 +77,11 @@ def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
         )
     if digest == standing:
         return Challenger(digest, verdict, standing, None)
+    fault = lock_fault(workspace)
+    if fault:
+        raise RefusedError(
+            f"{fault}: it was changed after `dvc repro`, or never came from it; run `dvc repro gate`"
+        )
     _check_decision(verdict, approve)
     if verdict["champion"] != standing:
         raise RefusedError(
@@ -129,51 +143,77 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
         params = Params.load(workspace.params)
         challenger = step("examine", lambda: examine(workspace, approve))
         if challenger.is_champion:
-            _close_episode(workspace, challenger.digest)
+            _settle(workspace, params, challenger.digest, get_run_logger().log)
             return Completed(message=_ALREADY.format(challenger.digest[:12]))
-        return _release(
-            workspace, params, challenger, challenger.approved["why"] if challenger.approved else why
-        )
+        with scratch(workspace) as place:
+            return _release(
+                workspace,
+                params,
+                challenger,
+                challenger.approved["why"] if challenger.approved else why,
+                place,
+            )
     except VisionloopError as error:
         return Failed(message=str(error))
 
 
-def _release(workspace: Workspace, params: Params, challenger: Challenger, why: str) -> State:
+def _release(workspace: Workspace, params: Params, challenger: Challenger, why: str, place: Path) -> State:
     logger = get_run_logger()
     digest, registry, store = challenger.digest, Registry(workspace.registry), workspace.home / "bentoml"
     golden = step("golden images", lambda: golden_images(workspace, params))
     step("register", lambda: registry.add(workspace.bundle))
-    bento = step("build", lambda: _build(workspace, params))
+    about = step("model card", lambda: _card(workspace, params, challenger))
+    bento = step("build", lambda: _build(workspace, params, about, place))
     logger.info("built %s", bento)
     settings = params.release
 
     def try_out() -> float:
-        with sandbox(bento, store, seconds=settings.sandbox_timeout_seconds) as url:
+        with sandbox(bento, store, seconds=settings.sandbox_timeout_seconds, scratch=place) as url:
             return ask(url, golden, digest=digest, limit=settings.max_golden_error)
 
     worst = step("sandbox", try_out)
     logger.info("%d golden images answered as offline, largest difference %.2g", len(golden), worst)
     by = lineage.account()
     tried = {"images": len(golden), "largest_error": worst}
-    # Before the pointer moves: whoever is champion has a record of where it came from.
-    target = lineage.record(
+    # Before the pointer moves: whoever is champion has a recipe, and a record of where it came from.
+    step("recipe", lambda: recipe.keep(workspace))
+    lineage.record(
         workspace, challenger.verdict, bento=bento, sandbox=tried, by=by, why=why,
         approved=challenger.approved, before=challenger.champion,
     )  # fmt: skip
     step("promote", lambda: registry.promote(digest, by=by, why=why, expect=challenger.champion))
-    _close_episode(workspace, digest)
-    if settings.git_commit:
-        _commit(workspace, digest, target)
+    _settle(workspace, params, digest, logger.log)
+    _ask_service(params, digest)
     message = f"{digest[:12]} is champion: {bento}"
     page = f"# {plain(message)}\n\n{plain(why)}\n\n{verdict_page(challenger.verdict)}"
     create_markdown_artifact(markdown=page, key="release", description=plain(message))
     return Completed(message=message)
 
 
-def _build(workspace: Workspace, params: Params) -> str:
+def _card(workspace: Workspace, params: Params, challenger: Challenger) -> str:
+    approval = challenger.approved["why"] if challenger.approved else None
+    return card(gather(workspace, params, challenger.digest, approval))
+
+
+def _build(workspace: Workspace, params: Params, about: str, place: Path) -> str:
     from services.bento import build
 
-    return build(workspace.bundle, workspace, params)
+    return build(workspace.bundle, workspace, params, about, scratch=place)
+
+
+def _settle(workspace: Workspace, params: Params, digest: str, say: Say) -> None:
+    """What follows once ``digest`` is champion; done again where a kill came in between."""
+    _close_episode(workspace, digest)
+    if params.release.git_commit:
+        _commit(workspace, digest, say)
+
+
+def _ask_service(params: Params, digest: str) -> None:
+    """A release stands whoever answers meanwhile; a service that is still on the old bundle is worth a warning."""
+    try:
+        get_run_logger().info("%s", answering(address(params.serve)).against(digest))
+    except StateError as error:
+        get_run_logger().warning("%s", error)
 
 
 def _close_episode(workspace: Workspace, digest: str) -> None:
@@ -186,15 +226,18 @@ def _close_episode(workspace: Workspace, digest: str) -> None:
             mark_promoted(journal, episode.id, challenger=digest, now=datetime.now(UTC))
 
 
-def _commit(workspace: Workspace, digest: str, target: Path) -> None:
+def _commit(workspace: Workspace, digest: str, say: Say) -> None:
     """A release stands without its commit: what keeps git from it is said, not raised."""
+    target = lineage.record_path(workspace, digest)
+    if not target.exists() or read_json(target)["git"] is not None:
+        return
     try:
         done = lineage.commit(workspace, digest)
     except StateError as error:
-        get_run_logger().warning("%s", error)
+        say(logging.WARNING, str(error))
         return
     write_json(target, read_json(target) | {"git": done})
-    get_run_logger().info("committed dvc.lock and tagged it %s", done["tag"])
+    say(logging.INFO, f"committed dvc.lock and tagged it {done['tag']}")
 
 
 def _short(digest: object) -> str:
@@ -214,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:  # neither a refusal nor a release that is done already has a server to wait for
         challenger = examine(workspace, options.approve)
         if challenger.is_champion:
-            _close_episode(workspace, challenger.digest)
+            _settle(workspace, Params.load(workspace.params), challenger.digest, lambda _, text: print(text))
             print(_ALREADY.format(challenger.digest[:12]))
             return 0
     except VisionloopError as error:

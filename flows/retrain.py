@@ -21,7 +21,7 @@ from prefect.states import Completed, Failed, State
 
 from flows.pages import against
 from flows.release import release as release_flow
-from flows.reproduce import reproducer
+from flows.repro_process import reproducer
 from flows.server import command
 from flows.tasks import run_stage
 from monitoring.journal import Episode, Journal, Step, mark_failed, mark_rejected, mark_retrain_started

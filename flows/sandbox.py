@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from flows.server import answers, end, free_port
+from pipeline import guard
 from pipeline.artifacts import PREDICTIONS, Workspace, digest_file, read_json, read_table
 from pipeline.errors import DataError, IntegrityError, StateError
 from pipeline.params import Params
@@ -83,22 +84,25 @@ def _turns(by_class: dict[str, list[dict[str, Any]]]) -> Iterator[list[dict[str,
 
 
 @contextmanager
-def sandbox(bento: str, store: Path, *, seconds: float) -> Iterator[str]:
+def sandbox(bento: str, store: Path, *, seconds: float, scratch: Path) -> Iterator[str]:
     """Serve the Bento ``bento`` of the BentoML home ``store``; gives its address once it is ready.
+
+    Its state and temporary files lie in a folder below ``scratch``.
 
     Raises:
         StateError: it ended, or was not ready within ``seconds``; its log's last lines are in the message.
     """
-    with tempfile.TemporaryDirectory(prefix="visionloop-sandbox-") as folder:
+    with tempfile.TemporaryDirectory(prefix="visionloop-sandbox-", dir=scratch) as folder:
         place = Path(folder)
         port = free_port()
         environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_THE_BENTO}
         environment |= {
             "BENTOML_HOME": str(store),
             "VISIONLOOP_HOME": str(place / "home"),
+            "TMPDIR": folder,
             "PYTHONUNBUFFERED": "1",
         }
-        guarded = [sys.executable, "-I", str(Path(__file__).with_name("guard.py"))]
+        guarded = [sys.executable, "-I", guard.__file__]
         serve = [
             str(Path(sys.prefix) / "bin/bentoml"),
             "serve",

@@ -140,11 +140,15 @@ def end(process: subprocess.Popen[Any], seconds: float = 10.0) -> None:
     """Terminate a process that was started in a session of its own, with all that it has started.
 
     Returns once the whole group is gone. What is left ``seconds`` after SIGTERM is killed: a server's
-    workers may outlive it, and finish what they are at.
+    workers may outlive it, and finish what they are at. First its standard input is closed, where it has
+    one of us: then pipeline/guard.py ends what has left the group, too.
     """
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if not _signalled(process, number) or _gone(process, seconds):
-            break
+    if _signalled(process, signal.SIGTERM) and not _gone(process, seconds):
+        if process.stdin is not None:
+            process.stdin.close()
+            _gone(process, seconds)
+        if _signalled(process, signal.SIGKILL):
+            _gone(process, seconds)
     process.wait()
     for stream in (process.stdin, process.stdout):
         if stream is not None:

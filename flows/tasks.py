@@ -9,7 +9,7 @@ from prefect.context import TaskRunContext
 from prefect.states import Completed, Failed, State
 
 from flows.pages import publish
-from flows.reproduce import Reproducer, StageError
+from flows.repro_process import Reproducer, StageError
 from pipeline.artifacts import Workspace
 from pipeline.errors import VisionloopError
 

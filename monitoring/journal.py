@@ -235,8 +235,13 @@ def mark_retrain_started(journal: Journal, episode_id: str, *, now: datetime, la
             return False
         journal.move(episode, "training", now=now, retrain_started=now, labels_used=labels)
         reason = f"retraining started with {labels} labelled images of episode {episode_id}"
-        journal.record(_of(episode, now, "training", reason))
+        journal.record(dataclasses.replace(_of(episode, now, "training", reason), detail={"started": True}))
     return True
+
+
+def retrains_since(journal: Journal, since: datetime) -> int:
+    """How many retrains have started since then."""
+    return sum(step.time >= since and bool(step.detail.get("started")) for step in journal.steps())
 
 
 def mark_promoted(journal: Journal, episode_id: str, *, challenger: str, now: datetime) -> bool:

@@ -15,6 +15,7 @@ Kind = Literal[
     "drifting",  # a window while an episode is open
     "drift_open",  # the alarm: an episode opens and its label queue is written
     "awaiting_labels",  # the queue waits for answers
+    "needs_human",  # it has waited for too long: nobody retrains on what did not come
     "retrain",  # labels are back: start `flows.retrain`
     "training",  # a retrain is on its way
     "suppressed",  # something could be done and is deliberately not: the reason says why
@@ -32,7 +33,9 @@ class Situation:
         state: the open episode's state, None where none is open.
         asked, labels, labels_used: images in the episode's queue, labels back, labels that the last
             retrain of the episode already had.
+        waiting_since: when the open episode's queue was written.
         last_retrain: when any retrain last started.
+        retrains: how many started in the last 30 days.
         dismissed: when a person last dismissed an episode of this champion.
     """
 
@@ -47,7 +50,11 @@ class Situation:
     asked: int = 0
     labels: int = 0
     labels_used: int = 0
+    waiting_since: datetime | None = None
+    label_timeout_days: float = 14.0
     last_retrain: datetime | None = None
+    retrains: int = 0
+    retrains_a_month: int = 8
     dismissed: datetime | None = None
 
 
@@ -88,6 +95,8 @@ def _while_training(s: Situation) -> Action:
     left = _left(s, s.last_retrain)
     if left > timedelta(0):
         return Action("training", f"a retrain is on its way since {_clock(s.last_retrain)}")
+    if s.retrains >= s.retrains_a_month:
+        return _over_budget(s, f"the retrain of {_clock(s.last_retrain)} left no outcome")
     reason = f"the retrain of {_clock(s.last_retrain)} left no outcome within {s.cooldown_hours:g} h: start it again"
     return Action("retrain", reason)
 
@@ -105,9 +114,19 @@ def _with_labels(s: Situation) -> Action:
             f"the cooldown of {s.cooldown_hours:g} h leaves {_hours(left)} to wait"
         )
         return Action("suppressed", reason)
+    if s.retrains >= s.retrains_a_month:
+        return _over_budget(s, f"{fresh} new labels are back")
     return Action(
         "retrain", f"{fresh} new labels are back ({needed} needed): there is something new to learn from"
     )
+
+
+def _over_budget(s: Situation, told: str) -> Action:
+    reason = (
+        f"{told}, but {s.retrains} retrains started in the last 30 days, the budget (watch.retrains_a_month) is "
+        f"{s.retrains_a_month}: start one by hand with `python -m flows.retrain`, or raise it"
+    )
+    return Action("suppressed", reason)
 
 
 def _too_few_labels(s: Situation, fresh: int, needed: int) -> Action:
@@ -123,9 +142,15 @@ def _too_few_labels(s: Situation, fresh: int, needed: int) -> Action:
             f"new kind with `python -m monitoring label <folder>`, {needed} at least"
         )
         return Action("awaiting_labels", reason)
-    return Action(
-        "awaiting_labels", f"{s.labels} of {s.asked} asked labels are back; {needed} start a retrain"
-    )
+    told = f"{s.labels} of {s.asked} asked labels are back; {needed} start a retrain"
+    if s.waiting_since and s.now - s.waiting_since > timedelta(days=s.label_timeout_days):
+        reason = (
+            f"{told}. They were asked at {_clock(s.waiting_since)}, over {s.label_timeout_days:g} days ago "
+            "(watch.label_timeout_days): answer the queue (`python -m monitoring queue`), or close the episode with "
+            "`python -m monitoring dismiss --why <reason>`"
+        )
+        return Action("needs_human", reason)
+    return Action("awaiting_labels", told)
 
 
 def _left(s: Situation, since: datetime | None) -> timedelta:

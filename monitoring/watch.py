@@ -10,12 +10,12 @@ import fcntl
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from monitoring import contact_sheet, dashboard, label_queue
 from monitoring.drift import Decision
-from monitoring.journal import Episode, Journal, Step, mark_promoted, supersede
+from monitoring.journal import Episode, Journal, Step, mark_promoted, retrains_since, supersede
 from monitoring.policy import Action, Situation, decide
 from monitoring.stream import Stream
 from monitoring.triage import Explanation, explain
@@ -25,6 +25,7 @@ from pipeline.artifacts import Workspace, write_json, write_text
 from pipeline.params import Params
 from pipeline.registry import Registry
 
+MONTH = timedelta(days=30)
 EXPLAINED = 500
 """Images since the drift began that the explanation and the queue look at, at most."""
 
@@ -215,6 +216,10 @@ class _Wake:
                 asked=len(label_queue.items_of(self.workspace, episode.id)) if episode else 0,
                 labels=label_queue.labels_of(self.workspace, episode) if episode else 0,
                 labels_used=episode.labels_used if episode else 0,
+                waiting_since=episode.changed if episode and episode.state == "awaiting_labels" else None,
+                label_timeout_days=watch.label_timeout_days,
+                retrains=retrains_since(self.journal, self.now - MONTH),
+                retrains_a_month=watch.retrains_a_month,
                 last_retrain=max(
                     (one.retrain_started for one in episodes if one.retrain_started), default=None
                 ),

@@ -214,12 +214,17 @@ class Log:
 
 
 def kept_file(images: Path, row: Row) -> Path | None:
-    """Where the row's image is kept under ``log/images``, None where it isn't (any more).
+    """Where the row's image is kept under ``log/images``, None where it isn't (any more)."""
+    return kept_path(images, row.image_id, row.kept)
+
+
+def kept_path(images: Path, image_id: str, kept: object) -> Path | None:
+    """Where the image is kept, by what a line of the log says of it, None where it isn't (any more).
 
     The name comes from a file on disk: it is a path only if it is the image's own id and an extension.
     """
-    name = re.fullmatch(r"(?:[0-9a-f]{2}/)?([0-9a-f]{64})(\.[a-z]{3,4})", row.kept or "")
-    if name is None or name[1] != row.image_id:
+    name = re.fullmatch(r"(?:[0-9a-f]{2}/)?([0-9a-f]{64})(\.[a-z]{3,4})", str(kept or ""))
+    if name is None or name[1] != image_id:
         return None
     path = images / name[1][:2] / (name[1] + name[2])
     return path if path.is_file() else None

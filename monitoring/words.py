@@ -17,6 +17,7 @@ MEANING = {
     "drifting": "Still drifting",
     "asked": "Labels asked",
     "awaiting_labels": "No retrain: labels are awaited",
+    "needs_human": "A person is needed: labels did not come",
     "labelled": "Labels came back",
     "retrain": "Retrain",
     "training": "No new retrain: one is under way",

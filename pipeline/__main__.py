@@ -16,15 +16,21 @@ VERBS = {
     "scan": "decode one source's images once: hash, sizes, statistics, perceptual hash",
     "ingest": "join the scanned sources and the labels that came back into the manifest",
     "validate": "check the manifest with Great Expectations; exit code 1 when a check fails",
+    "profile": "keep what this version of the data looks like: data/expectations.json, for validate to compare with",
     "split": "assign every group to train, validation or test, for good",
     "balance": "support and imbalance by class, and the sampling plan",
     "select": "which backbone? several side by side: probe accuracy, time, size, licence, and which to take",
     "train": "transfer the backbone: probe, fine-tuning, or the better of both",
     "bundle": "export what ships: ONNX, calibration, preprocessing, reference, digests",
     "compress": "smaller versions of the bundle's network, and what each costs in accuracy",
+    "leak": "test images that are copies of images trained on, now or in an earlier version of the data",
     "evaluate": "run the bundle, and the champion's, over the held-out images",
+    "stress": "the bundle, and the champion's, on corrupted and on foreign images",
+    "performance": "latency, cold start, memory and size of the bundle, beside the champion's",
     "suspects": "images whose label is probably wrong, for a person to look at",
     "gate": "the verdict: PROMOTE, REJECT or INSUFFICIENT_EVIDENCE",
+    "cache": "hash every object of DVC's cache that is needed here, and mend what is damaged",
+    "reproduce": "make a released bundle again in a fresh folder, and certify whether it is the same",
 }
 # The part of a verb's module that is not named like the verb.
 MODULES = {"scan": "pipeline.ingest"}
@@ -37,6 +43,16 @@ def _parser() -> argparse.ArgumentParser:
         command = verbs.add_parser(verb, help=text, description=text)
         if verb == "scan":
             command.add_argument("domain", help="the source's domain, as named in params.yaml")
+        if verb == "reproduce":
+            command.add_argument(
+                "bundle", help="its digest or how that begins, a tag release/<digest>, or a Bento's tag"
+            )
+            command.add_argument(
+                "--into",
+                type=Path,
+                metavar="FOLDER",
+                help="a new folder (default: var/reproductions/<digest>)",
+            )
         if verb == "select":
             _select_arguments(command)
     return parser
@@ -84,11 +100,17 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.perf_counter()
     try:
         params = Params.load(workspace.params)
+        if os.environ.get("DVC_STAGE"):  # by hand, a file may well be newer than dvc.lock
+            from pipeline.stored import require_whole
+
+            require_whole(workspace, options.verb, params)
         module = importlib.import_module(MODULES.get(options.verb, f"pipeline.{options.verb}"))
         if options.verb == "scan":
             code = module.scan_stage(workspace, params, options.domain)
         elif options.verb == "select":
             code = module.run(workspace, params, options.candidates, options.weights)
+        elif options.verb == "reproduce":
+            code = module.run(workspace, options.bundle, options.into)
         else:
             code = module.run(workspace, params)
     except VisionloopError as error:

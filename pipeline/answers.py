@@ -9,45 +9,75 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.bundle import Bundle
+from pipeline.bundle import NETWORKS, Bundle, Form, verify
 from pipeline.errors import IntegrityError
 
 MAX_ERROR = 1e-3  # of a probability: other CPUs round otherwise by far less, another network differs by more
 
 
-def answers(path: Path) -> list[list[float]]:
-    """The probabilities, [3 images][classes], of the bundle in ``path`` for black, a gradient and noise.
+def answers(path: Path) -> dict[str, list[list[float]]]:
+    """What each network of the bundle in ``path`` says of black, a gradient and noise.
+
+    Returns:
+        ``serve.format`` → probabilities, [3 images][classes].
 
     Raises:
-        IntegrityError: the bundle is damaged, or the network answers with NaN.
+        IntegrityError: the bundle is damaged, or a network answers with NaN.
     """
-    bundle = Bundle.load(path, threads=1)
+    verify(path)
+    held = json.loads((path / "bundle.json").read_text(encoding="utf-8"))["files"]
+    return {
+        form: _ask(Bundle.load(path, threads=1, form=form)) for form in NETWORKS if NETWORKS[form] in held
+    }
+
+
+def _ask(bundle: Bundle) -> list[list[float]]:
     size = bundle.preprocessing.image_size
     views = np.zeros((3, size, size, 3), dtype=np.uint8)
     views[1] = np.linspace(0, 255, size, dtype=np.uint8)[:, None, None]
     views[2] = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     probabilities = bundle.predict(views).probabilities.astype(float)
     if not np.isfinite(probabilities).all():
-        raise IntegrityError(f"{path}: the network answers the probe images with NaN or infinity")
+        raise IntegrityError(
+            f"{bundle.path}: the {bundle.form} network answers the probe images with NaN or infinity"
+        )
     return [[round(value, 7) for value in row] for row in probabilities.tolist()]
 
 
-def compare(path: Path, recorded: Path) -> None:
+def compare(path: Path, recorded: Path, form: Form) -> None:
     """Ask the bundle in ``path`` again, and compare with the JSON file of its earlier answers.
 
+    Args:
+        form: ``serve.format``: the network that the service would answer with.
+
     Raises:
-        IntegrityError: the answers differ by more than MAX_ERROR, or there are none to compare with.
+        IntegrityError: the answers differ by more than MAX_ERROR, there are none to compare with, or the
+            bundle has no network of this form.
     """
     try:
-        before = np.asarray(json.loads(recorded.read_text(encoding="utf-8")), dtype=float)
-    except (OSError, ValueError) as error:
+        before = json.loads(recorded.read_text(encoding="utf-8"))
+        before = (
+            {"onnx": before} if isinstance(before, list) else before
+        )  # written when there was no int8 yet
+        before = {name: np.asarray(rows, dtype=float) for name, rows in before.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(
             f"{recorded} can't be read ({error}): unknown what {path} should answer"
         ) from error
-    now = np.asarray(answers(path))
-    worst = float(np.abs(before - now).max()) if before.shape == now.shape else float("inf")
+    now = {name: np.asarray(rows) for name, rows in answers(path).items()}
+    if form not in now:
+        raise IntegrityError(
+            f"{path} holds no {form} network, which the service answers with. The pointer stays: set serve.format to "
+            "onnx, or go to another bundle"
+        )
+    for name, rows in now.items():
+        _require_alike(path, name, before.get(name), rows)
+
+
+def _require_alike(path: Path, form: str, before: np.ndarray | None, now: np.ndarray) -> None:
+    worst = np.inf if before is None or before.shape != now.shape else float(np.abs(before - now).max())
     if worst > MAX_ERROR:
         raise IntegrityError(
-            f"{path} answers the probe images otherwise than when it came in: by {worst:.2g}, the limit is "
-            f"{MAX_ERROR}. The pointer stays: install requirements.lock, or go to another bundle"
+            f"{path}: its {form} network answers the probe images otherwise than when it came in: by {worst:.2g}, the "
+            f"limit is {MAX_ERROR}. The pointer stays: install requirements.lock, or go to another bundle"
         )

@@ -34,9 +34,13 @@ MANIFEST = pa.schema(
         ("height", pa.int32()),
         ("mode", pa.string()),
         ("format", pa.string()),
+        ("orientation", pa.int8()),  # EXIF's, 1 to 8; 1 where there is none
+        ("bits", pa.int8()),  # a channel or palette index, as stored
         ("bytes", pa.int64()),
         ("dhash", pa.string()),  # 256-bit difference hash, 64 hex digits
         ("thumbnail", pa.binary()),  # 16 x 16 luma, row by row: confirms what near hashes suggest
+        ("border", pa.binary()),  # 4 x 16 RGB cells around the outermost edge: edges.py
+        ("corners", pa.binary()),  # 4 x 4 x 4 RGB cells: edges.py
         ("brightness", pa.float32()),  # mean luma, 0 to 1
         ("contrast", pa.float32()),  # standard deviation of luma, 0 to 1
         ("sharpness", pa.float32()),  # log10 of 1 + variance of the Laplacian of luma in 0..255
@@ -67,6 +71,18 @@ PREDICTIONS = pa.schema(
         ("confidence", pa.float32()),
         ("correct", pa.bool_()),
         ("probabilities", pa.list_(pa.float32())),  # calibrated, in the order of the bundle's classes
+    ]
+)
+STRESS = pa.schema(
+    [
+        ("bundle", pa.string()),  # digest
+        ("image_id", pa.string()),  # null for an image that was made
+        ("kind", pa.string()),  # corruption | foreign
+        ("name", pa.string()),  # of the corruption, clean, or the kind of foreign image
+        ("severity", pa.int8()),  # 0 where there is none
+        ("predicted", pa.string()),
+        ("confidence", pa.float32()),
+        ("correct", pa.bool_()),  # null where there is no right class
     ]
 )
 REFERENCE = pa.schema(
@@ -130,6 +146,14 @@ class Workspace:
         return self.root / "data/assignments.csv"
 
     @property
+    def expectations(self) -> Path:
+        return self.root / "data/expectations.json"
+
+    @property
+    def class_statistics(self) -> Path:
+        return self.root / "reports/class_statistics.csv"
+
+    @property
     def manifest(self) -> Path:
         return self.root / "artifacts/manifest.parquet"
 
@@ -163,12 +187,28 @@ class Workspace:
         return self.root / "artifacts/bundle"
 
     @property
+    def leak(self) -> Path:
+        return self.root / "artifacts/leak.json"
+
+    @property
     def predictions(self) -> Path:
         return self.root / "artifacts/predictions.parquet"
 
     @property
     def champion_predictions(self) -> Path:
         return self.root / "artifacts/champion_predictions.parquet"
+
+    @property
+    def stress(self) -> Path:
+        return self.root / "artifacts/stress.parquet"
+
+    @property
+    def performance(self) -> Path:
+        return self.root / "reports/performance.json"
+
+    @property
+    def peeks(self) -> Path:
+        return self.home / "peeks.json"
 
     @property
     def metrics(self) -> Path:
@@ -203,8 +243,16 @@ class Workspace:
         return self.root / "reports/compression.csv"
 
     @property
+    def replay(self) -> Path:
+        return self.root / "reports/replay.json"
+
+    @property
     def verdict(self) -> Path:
         return self.root / "reports/verdict.json"
+
+    @property
+    def verdict_page(self) -> Path:
+        return self.root / "reports/verdict.html"
 
     @property
     def champion_pin(self) -> Path:

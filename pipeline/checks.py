@@ -13,13 +13,17 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.intervals import binomial_below, codes, effective_size, holm, intraclass
+from pipeline.intervals import binomial_below, codes, effective_size, holm, intraclass, proportion
 from pipeline.metrics import label_codes, probability_matrix
 from pipeline.params import Gate
 
 Outcome = Literal["pass", "fail", "unknown"]
+Kind = Literal["integrity", "evidence", "absolute", "slice", "comparison", "robustness", "performance"]
+# Checks, by the first part of their name, whose bound is an upper one.
+AT_MOST = {"ece", "nll", "gap", "size", "memory", "cold_start", "latency", "slowdown", "peeks", "relabelled"}
 FEWEST_GROUPS = 5  # independent groups under which a test set says nothing, however many images it has
 CLASS_LEVEL = 0.05  # chance of rejecting for any class, where every class truly meets the bound
+SLICE_LEVEL = 0.02  # and for any slice
 TOLERANCE = 2e-6  # metrics.json is rounded to six digits
 
 
@@ -34,7 +38,7 @@ class Check:
     bound: float | None = None
     support: int | None = None
     would_flip: str | None = None
-    kind: Literal["integrity", "absolute", "comparison"] = "absolute"
+    kind: Kind = "absolute"
     decides: bool = True
     detail: str = ""
 
@@ -106,9 +110,9 @@ def metrics_fault(written: Any, computed: Any, where: str = "") -> str | None:
 
 
 def absolute(test: pa.Table, metrics: dict[str, Any], classes: Sequence[str], gate: Gate) -> list[Check]:
-    """Accuracy, macro-F1, ECE and the recall of every class against their bounds.
+    """Accuracy, macro-F1, ECE, NLL and the recall of every class against their bounds.
 
-    The three are judged by their point estimate: a bound is the least that is wanted, and whoever set it
+    The four are judged by their point estimate: a bound is the least that is wanted, and whoever set it
     reads it so. Recall is judged in :func:`recalls`.
     """
     n, groups = metrics["n"], metrics["groups"]
@@ -122,12 +126,15 @@ def absolute(test: pa.Table, metrics: dict[str, Any], classes: Sequence[str], ga
         "macro_f1": _flip_f1(test, classes, gate.min_macro_f1, metrics["macro_f1"]),
         "ece": f"an ECE {abs(metrics['ece'] - gate.max_ece):.3f} "
         + ("lower" if metrics["ece"] > gate.max_ece else "higher"),
+        "nll": f"an NLL {abs(metrics['nll'] - gate.max_nll):.3f} "
+        + ("lower" if metrics["nll"] > gate.max_nll else "higher"),
     }
-    bounds = {"accuracy": gate.min_accuracy, "macro_f1": gate.min_macro_f1, "ece": gate.max_ece}
+    bounds = {"accuracy": gate.min_accuracy, "macro_f1": gate.min_macro_f1}
+    bounds |= {"ece": gate.max_ece, "nll": gate.max_nll}
     checks = []
     for name, bound in bounds.items():
         value = metrics[name]
-        met = value <= bound if name == "ece" else value >= bound
+        met = value <= bound if name in AT_MOST else value >= bound
         checks.append(
             Check(
                 name,
@@ -139,10 +146,10 @@ def absolute(test: pa.Table, metrics: dict[str, Any], classes: Sequence[str], ga
                 short or flips[name],
             )
         )
-    return checks + recalls(test, metrics["per_class"], classes, gate)
+    return checks + recalls(test, classes, gate)
 
 
-def recalls(test: pa.Table, per_class: dict[str, Any], classes: Sequence[str], gate: Gate) -> list[Check]:
+def recalls(test: pa.Table, classes: Sequence[str], gate: Gate) -> list[Check]:
     """The recall of each class, the worst first.
 
     Below the bound nothing is promoted. It is rejected where the class has ``min_support`` images and its
@@ -153,32 +160,46 @@ def recalls(test: pa.Table, per_class: dict[str, Any], classes: Sequence[str], g
     labels = label_codes(test["label"], classes)
     correct = test["correct"].to_numpy(zero_copy_only=False)
     groups = codes(test["group"].to_pylist())
+    parts = {f"recall/{name}": labels == index for index, name in enumerate(classes)}
+    checks = shares(parts, correct, groups, gate.min_class_recall, CLASS_LEVEL, gate.min_support)
+    return sorted(checks, key=lambda check: (check.value is not None, check.value or 0))
+
+
+def shares(
+    parts: dict[str, np.ndarray],
+    correct: np.ndarray,
+    groups: np.ndarray,
+    bound: float,
+    level: float,
+    least: int,
+) -> list[Check]:
+    """The share of ``correct`` [n] in each part (check's name → rows [n, bool]) against one bound.
+
+    Args:
+        groups: [n] integers.
+        level: chance of rejecting for any part, where every part truly meets the bound.
+        least: images under which a part is not decided.
+    """
     correlation = intraclass(correct.astype(float), groups)
     chances = []
-    for index, name in enumerate(classes):
-        worth = effective_size(groups[labels == index], correlation)
-        chances.append(binomial_below((per_class[name]["recall"] or 0) * worth, worth, gate.min_class_recall))
+    for rows in parts.values():
+        worth = effective_size(groups[rows], correlation)
+        chances.append(binomial_below((correct[rows].mean() if rows.any() else 0.0) * worth, worth, bound))
     checks = []
-    for name, chance in zip(classes, holm(chances), strict=True):
-        row = per_class[name]
-        n, recall = row["support"], row["recall"]
-        below, few = recall is None or recall < gate.min_class_recall, n < gate.min_support
+    for (name, rows), chance in zip(parts.items(), holm(chances), strict=True):
+        n = int(rows.sum())
+        share = round(float(correct[rows].mean()), 6) if n else None
+        below, few = share is None or share < bound, n < least
         outcome: Outcome = "unknown" if few or below else "pass"
-        if below and not few and chance < CLASS_LEVEL:
+        if below and not few and chance < level:
             outcome = "fail"
+        ends = [round(end, 6) for end in proportion(correct[rows], groups[rows], correlation)]
+        flip = _flip_share(name, n, share, bound, least)
+        kind: Kind = "slice" if name.startswith("slice/") else "absolute"
         checks.append(
-            Check(
-                f"recall/{name}",
-                outcome,
-                recall,
-                row["recall_ci95"],
-                gate.min_class_recall,
-                n,
-                _flip_recall(name, n, recall, gate),
-                decides=below,
-            )
+            Check(name, outcome, share, ends if n else None, bound, n, flip, kind=kind, decides=below)
         )
-    return sorted(checks, key=lambda check: (check.value is not None, check.value or 0))
+    return checks
 
 
 def _too_few(n: int, groups: int, least: int) -> str | None:
@@ -189,10 +210,11 @@ def _too_few(n: int, groups: int, least: int) -> str | None:
     return None
 
 
-def _flip_recall(name: str, n: int, recall: float | None, gate: Gate) -> str:
-    if n < gate.min_support:
-        return f"recall of `{name}` needs {images(gate.min_support - n)} for a decision"
-    hits, wanted = round((recall or 0) * n), math.ceil(gate.min_class_recall * n - 1e-9)
+def _flip_share(name: str, n: int, share: float | None, bound: float, least: int) -> str:
+    if n < least:
+        kind, _, part = name.partition("/")
+        return f"{kind} of `{part}` needs {images(least - n)} for a decision"
+    hits, wanted = round((share or 0) * n), math.ceil(bound * n - 1e-9)
     return (
         f"{wanted - hits} more correct of {n}" if hits < wanted else f"{hits - wanted + 1} more wrong of {n}"
     )

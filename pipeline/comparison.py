@@ -1,7 +1,7 @@
 """Challenger against champion on identical images: not worse in all, and no loss hidden in a part.
 
 Over all images the challenger has to show that it is no more than the margin worse (one-sided 95 % bound of
-the paired bootstrap by group). For that a part, a domain or a class, is mostly too small; there the burden is
+the paired score interval, groups of shots counted for what they are worth). For that a part, a domain or a class, is mostly too small; there the burden is
 reversed, and evidence of a loss counts against it:
 
 - it fails, and the challenger is rejected, where the loss is beyond the margin and proven;
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.checks import FEWEST_GROUPS, Check, Outcome, images
-from pipeline.intervals import Interval, holm, paired_intervals, sign_flip
+from pipeline.intervals import Interval, holm
+from pipeline.paired import paired_intervals, sign_flip
 from pipeline.params import Gate
 
 OVERALL_LEVEL = 0.02
@@ -32,18 +33,17 @@ def compare(
     groups: np.ndarray,
     parts: dict[str, dict[str, np.ndarray]],
     gate: Gate,
-    seed: int,
 ) -> list[Check]:
     """Checks of ``difference`` [n, challenger right less champion right] over all images and by part.
 
     ``groups`` [n] are integers; ``parts`` maps a kind of part, such as domain, to its parts' rows [n, bool].
     """
-    checks = [_overall(difference, groups, gate, seed)]
+    checks = [_overall(difference, groups, gate)]
     level = PARTS_LEVEL / max(1, len(parts))
     for kind, rows_by_name in parts.items():
         chances = holm([sign_flip(difference[rows], groups[rows]) for rows in rows_by_name.values()])
         for (name, rows), chance in zip(rows_by_name.items(), chances, strict=True):
-            paired = _Paired.of(difference[rows], groups[rows], gate, seed)
+            paired = _Paired.of(difference[rows], groups[rows])
             checks.append(_part(f"{kind}/{name}", paired, chance, level, gate))
     return checks
 
@@ -60,8 +60,8 @@ class _Paired:
     wrong: int
 
     @classmethod
-    def of(cls, difference: np.ndarray, groups: np.ndarray, gate: Gate, seed: int) -> "_Paired":
-        ci95, ci90 = paired_intervals(difference, groups, gate.bootstrap, seed, levels=(0.95, 0.9))
+    def of(cls, difference: np.ndarray, groups: np.ndarray) -> "_Paired":
+        ci95, ci90 = paired_intervals(difference, groups, levels=(0.95, 0.9))
         right, wrong = int((difference > 0).sum()), int((difference < 0).sum())
         return cls(len(difference), float(difference.mean()), ci95, ci90[0], right, wrong)
 
@@ -82,12 +82,8 @@ class _Paired:
         )
 
 
-def _overall(difference: np.ndarray, groups: np.ndarray, gate: Gate, seed: int) -> Check:
-    paired, margin, name = (
-        _Paired.of(difference, groups, gate, seed),
-        gate.noninferiority_margin,
-        "noninferiority",
-    )
+def _overall(difference: np.ndarray, groups: np.ndarray, gate: Gate) -> Check:
+    paired, margin, name = _Paired.of(difference, groups), gate.noninferiority_margin, "noninferiority"
     n, value, low = paired.n, paired.value, paired.low
     if n < gate.min_support or len(np.unique(groups)) < FEWEST_GROUPS:
         few = f"needs {images(max(gate.min_support - n, 1))}, of {FEWEST_GROUPS} groups at the least"

@@ -71,7 +71,11 @@ def table(workspace: Workspace, params: Params) -> list[Row]:
         raise DataError(
             "artifacts/split.parquet has no validation image of a class that the bundle knows: run `dvc repro`"
         )
+    domains = [row["domain"] for row in _known(split, bundle, "train")]
     plan = Plan.of(read_json(workspace.balance), train.labels, bundle.classes)
+    plan = plan.by_domain(
+        domains, params.train.domain_balance
+    )  # a head fitted anew counts images as training did
     image = bundle.preprocessing.normalise(validation.pixels[:1])
     grouped = codes(validation.groups)
     rows = []
@@ -100,13 +104,18 @@ def _images(
     workspace: Workspace, params: Params, bundle: Bundle, split: Sequence[dict[str, Any]], name: str
 ) -> Images:
     code = {label: number for number, label in enumerate(bundle.classes)}
-    rows = [row for row in split if row["split"] == name and row["label"] in code]
+    rows = _known(split, bundle, name)
     pixels = views(
         workspace, [row["path"] for row in rows], [row["image_id"] for row in rows], bundle.preprocessing,
         max_pixels=params.data.max_pixels, max_bytes=params.data.max_bytes,
     )  # fmt: skip
     labels = np.array([code[row["label"]] for row in rows], dtype=np.int64)
     return Images(pixels, labels, [row["group"] for row in rows])
+
+
+def _known(split: Sequence[dict[str, Any]], bundle: Bundle, name: str) -> list[dict[str, Any]]:
+    """The rows of one part whose class the bundle knows."""
+    return [row for row in split if row["split"] == name and row["label"] in bundle.classes]
 
 
 def _text(rows: Sequence[Row]) -> str:

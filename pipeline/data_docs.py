@@ -20,6 +20,7 @@ a { color: #2563eb; } ol, ul { list-style: none; padding: 0; margin: 0; }
 table { border-collapse: collapse; width: 100%; } thead[hidden] { display: none; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem; border-bottom: 1px solid var(--line); }
 th { background: var(--soft); font-weight: 600; }
+.wide { overflow-x: auto; font-size: .85rem; } .wide th, .wide td { padding: .35rem .45rem; }
 .breadcrumb { display: flex; gap: .6rem; padding: .8rem 0; }
 .row { display: block; } .sticky { position: static; }
 .alert { background: var(--soft); border-left: 4px solid #888; padding: .5rem .8rem; margin-top: 1.4rem; }
@@ -54,8 +55,11 @@ class Row:
     cases: list[str]
 
 
-def make_readable(folder: Path, rows: list[Row]) -> None:
-    """Rewrite the site in ``folder``: its pages free of outside references, its index a table of ``rows``."""
+def make_readable(folder: Path, rows: list[Row], more: str = "") -> None:
+    """Rewrite the site in ``folder``: its pages free of outside references, its index a table of ``rows``.
+
+    ``more`` is HTML that follows the cases on the index.
+    """
     for page in folder.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         for pattern in _OUTSIDE:
@@ -65,11 +69,11 @@ def make_readable(folder: Path, rows: list[Row]) -> None:
         page.write_text(text.replace("</head>", f"<style>{STYLE}</style></head>", 1), encoding="utf-8")
     results = sorted(folder.glob("validations/**/*.html"))
     (folder / "index.html").write_text(
-        _index(rows, results[-1].relative_to(folder).as_posix()), encoding="utf-8"
+        _index(rows, results[-1].relative_to(folder).as_posix(), more), encoding="utf-8"
     )
 
 
-def _index(rows: list[Row], results: str) -> str:
+def _index(rows: list[Row], results: str, more: str) -> str:
     failed, warned = (sum(row.result == result for row in rows) for result in ("FAIL", "warn"))
     table = "\n".join(
         f'<tr><td class="{row.result}">{row.result}</td><td>{html.escape(row.name)}</td>'
@@ -93,5 +97,6 @@ def _index(rows: list[Row], results: str) -> str:
 {table}
 </tbody></table>
 {cases}
+{more}
 </body></html>
 """

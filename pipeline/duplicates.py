@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.errors import DataError
 
-__all__ = ["alike", "near_pairs"]
+__all__ = ["alike", "near_array", "near_pairs"]
 
 _HASH_BYTES = 32
 _THUMBNAIL_BYTES = 256
@@ -25,7 +25,15 @@ _CHUNK = 200_000  # pairs looked at together: 200 MB of thumbnails at the most
 def near_pairs(
     hashes: Sequence[str], bits: int, thumbnails: Sequence[bytes | None] | None = None
 ) -> list[tuple[int, int]]:
-    """All pairs i < j of images that are near-copies, in order.
+    """All pairs i < j of images that are near-copies, in order: ``near_array`` as tuples."""
+    pairs = near_array(hashes, bits, thumbnails)
+    return list(zip(pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True))
+
+
+def near_array(
+    hashes: Sequence[str], bits: int, thumbnails: Sequence[bytes | None] | None = None
+) -> np.ndarray:
+    """(m, 2) int32, the pairs i < j of images that are near-copies, in order.
 
     Complete, not approximate: two hashes within ``bits`` agree in at least one of ``bits`` + 1 bands, so
     only images that share a band are compared (multi-index hashing; Norouzi, Punjani and Fleet, 2012).
@@ -41,7 +49,7 @@ def near_pairs(
         DataError: a hash or a thumbnail is not of its length.
     """
     if len(hashes) < 2:
-        return []
+        return np.empty((0, 2), dtype=np.int32)
     words = _words(hashes)
     looks = None if thumbnails is None else _standardised(thumbnails)
     found: list[np.ndarray] = []
@@ -50,12 +58,15 @@ def near_pairs(
             same = _agree(looks, left, right)
             left, right = left[same], right[same]
         if len(left):
-            found.append(np.stack([np.minimum(left, right), np.maximum(left, right)], axis=1))
+            ordered = np.minimum(left, right), np.maximum(left, right)
+            found.append(np.stack(ordered, axis=1).astype(np.int32))
     if not found:
-        return []
-    pairs = np.concatenate(found)
-    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-    return list(zip(pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True))
+        return np.empty((0, 2), dtype=np.int32)
+    # One number a pair, sorted in place: a film of one scene has tens of millions.
+    keys = np.concatenate([part[:, 0].astype(np.int64) * len(hashes) + part[:, 1] for part in found])
+    del found
+    keys.sort()
+    return np.stack([keys // len(hashes), keys % len(hashes)], axis=1).astype(np.int32)
 
 
 def alike(first: bytes, second: bytes) -> bool:

@@ -15,21 +15,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline import artifacts
 from pipeline.artifacts import Workspace
-from pipeline.bundle import NETWORKS, Bundle, Form
-from pipeline.errors import DataError, IntegrityError, StateError
+from pipeline.asked import ORIGIN, as_served, pinned_champion
+from pipeline.bundle import Bundle
+from pipeline.errors import DataError, IntegrityError
 from pipeline.metrics import measure, measure_domains, reliability
 from pipeline.params import Params
 from pipeline.plots import write_plot
-from pipeline.registry import Registry
 from pipeline.views import views
 
 BATCH = 64
-ORIGIN = b"visionloop"  # the metadata key that says which bundle predicted, with which classes
 
 
 def run(workspace: Workspace, params: Params) -> int:
@@ -105,21 +103,6 @@ def tabulate(images: pa.Table, probabilities: np.ndarray, classes: list[str], di
     return pa.table(columns, schema=artifacts.PREDICTIONS.with_metadata({ORIGIN: origin}))
 
 
-def read_origin(path: Path) -> dict[str, Any]:
-    """{"bundle": digest, "classes": [...]} of a table of predictions; empty where no bundle made it.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        return dict(json.loads(metadata.get(ORIGIN, b"{}")))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: run `dvc repro evaluate` first") from error
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}): run `dvc repro -f evaluate`") from error
-
-
 def _timings(workspace: Workspace) -> dict[str, Any]:
     """How long training took, from beside the bundle; not part of it, so empty where it was not kept."""
     path = workspace.bundle / "timings.json"
@@ -191,29 +174,11 @@ def _held_out(split: pa.Table) -> pa.Table:
 
 
 def _champion(workspace: Workspace, test: pa.Table, params: Params) -> pa.Table:
-    """The pinned champion's predictions of the ``test`` images; an empty table where none is pinned.
-
-    Raises:
-        DataError: champion-pin.json is of another shape.
-        StateError: the registry does not hold the pinned bundle.
-    """
-    pin = artifacts.read_json(workspace.champion_pin)
-    if not isinstance(pin, dict) or "digest" not in pin:
-        raise DataError('champion-pin.json must be {"digest": ...}: run `python -m pipeline.registry pin`')
-    if pin["digest"] is None:
+    """The pinned champion's predictions of the ``test`` images; an empty table where none is pinned."""
+    path = pinned_champion(workspace)
+    if path is None:
         return artifacts.PREDICTIONS.empty_table()
-    path = Registry(workspace.registry).bundle_path(pin["digest"])
-    if not path.is_dir():
-        raise StateError(
-            f"champion-pin.json names {pin['digest'][:12]}…, which is not in {workspace.registry}: set VISIONLOOP_HOME to "
-            "the folder that holds it, or run `python -m pipeline.registry pin` to compare with the champion here"
-        )
-    return predict(workspace, _as_served(path, params.serve.format), test, params)
-
-
-def _as_served(path: Path, form: Form) -> Bundle:
-    """A champion answers as it would be served: by its network of ``serve.format``, where it has one."""
-    return Bundle.load(path, form=form if (path / NETWORKS[form]).exists() else "onnx")
+    return predict(workspace, as_served(path, params.serve.format), test, params)
 
 
 class _Clock:

@@ -13,8 +13,10 @@ from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from pipeline.edges import border, corners
 from pipeline.errors import DataError, ImageError
 from pipeline.images import decode, describe
 from pipeline.params import Data
@@ -29,8 +31,12 @@ _FROM_PIXELS = (
     "height",
     "mode",
     "format",
+    "orientation",
+    "bits",
     "dhash",
     "thumbnail",
+    "border",
+    "corners",
     "brightness",
     "contrast",
     "sharpness",
@@ -117,8 +123,9 @@ def _examine(file: Path, max_pixels: int, max_bytes: int) -> dict[str, Any]:
             )
         data = file.read_bytes()
         row |= {"image_id": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        decoded = decode(data, max_pixels=max_pixels, max_bytes=max_bytes)
-        statistics, dhash, thumbnail = describe(decoded.image)
+        decoded = decode(data, max_pixels=max_pixels, max_bytes=max_bytes, whole=False)
+        statistics, dhash, thumbnail, colours = describe(decoded)
+        cells = np.asarray(colours)
     except ImageError as error:
         return row | {"error": f"{error.reason}: {error}"}
     except OSError as error:
@@ -133,8 +140,12 @@ def _examine(file: Path, max_pixels: int, max_bytes: int) -> dict[str, Any]:
             "height": decoded.height,
             "mode": decoded.mode,
             "format": decoded.format,
+            "orientation": decoded.orientation,
+            "bits": decoded.bits,
             "dhash": dhash,
             "thumbnail": thumbnail,
+            "border": border(cells),
+            "corners": corners(cells),
             "error": None,
         }
     )

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.artifacts import MANIFEST
+from pipeline.drifted import DRIFT, TYPES
 from pipeline.errors import ParamsError
 from pipeline.params import Validate
+from pipeline.profile import CHECKS
 
 __all__ = ["Check", "checks"]
 
@@ -35,19 +37,19 @@ MODES = (
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One expectation: ``kind`` null, between, member, distinct or columns, on one column of the facts."""
+    """One expectation: ``kind`` says which of Great Expectations', on one column of the facts."""
 
     name: str
     severity: Severity
     says: str
-    kind: Literal["null", "between", "member", "distinct", "columns"]
+    kind: Literal["null", "between", "member", "distinct", "columns", "quantiles", "rows"]
     column: str = ""
     noun: str = "images"
     bounds: dict[str, Any] = field(default_factory=dict)
 
 
-def checks(params: Validate) -> list[Check]:
-    """Every check, its thresholds and severity from params.yaml.
+def checks(params: Validate, suite: dict[str, Any] | None = None) -> list[Check]:
+    """Every check, its thresholds and severity from params.yaml; those of a profile from its ``suite``.
 
     Raises:
         ParamsError: ``validate.severity`` names a check that does not exist.
@@ -91,14 +93,39 @@ def checks(params: Validate) -> list[Check]:
               bounds={"min_value": params.min_brightness, "max_value": params.max_brightness}),
         Check("contrast", "warn", f"Contrast is at least {params.min_contrast}: the image shows something",
               "between", "contrast", bounds={"min_value": params.min_contrast}),
+        Check("groups_across_splits", "fail", "No group (a part, a patient) lies in two official splits", "null",
+              "group, other split", "groups"),
+        Check("orientation", "warn", "No image is turned or mirrored by its EXIF orientation", "null", "turned"),
+        Check("bit_depth", "warn", "All images have one kind of pixels: bits, gray or colour, palette, alpha", "null",
+              "pixels", "kinds of pixels"),
+        Check("shortcuts", "warn", "Nothing beside the object gives a class away: border, corners, file or exposure",
+              "null", "shortcut", "shortcuts"),
+        Check("suspect_labels", "warn", "No label is suspect to a model that has not seen it (`dvc repro suspects`)",
+              "null", "suspect label"),
     ]  # fmt: skip
-    names = [check.name for check in known]
+    if suite is not None:
+        known += [_profiled(expectation) for expectation in suite["expectations"]]
+        known.append(
+            Check("drift_of_new_images", "warn", "The images since the profile are like those in it, up to chance",
+                  "null", DRIFT, "differences")
+        )  # fmt: skip
+    # A severity for a check of the profile may stand there before there is one.
+    names = list(dict.fromkeys([*(check.name for check in known), *CHECKS]))
     for name in params.severity:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"the checks are {', '.join(names)}"
             raise ParamsError(f"validate.severity: there is no check {name!r}; {hint}")
     return [Check(c.name, _severity(params, c), c.says, c.kind, c.column, c.noun, c.bounds) for c in known]
+
+
+def _profiled(expectation: dict[str, Any]) -> Check:
+    """An expectation of the suite, with the bounds that stand in it."""
+    bounds, meta = dict(expectation["kwargs"]), expectation["meta"]
+    column = bounds.pop("column", "")
+    kind = TYPES[expectation["type"]]
+    noun = {"null": "values", "rows": "images"}.get(kind, "quantiles")
+    return Check(meta["check"], "warn", meta["says"], kind, column, noun, bounds)
 
 
 def _severity(params: Validate, check: Check) -> Severity:

@@ -7,18 +7,24 @@ columns["same bytes, other label"]      # [None, "data/x/b.jpg (label crack)", .
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts import MANIFEST
-from pipeline.duplicates import near_pairs
+from pipeline.artifacts import MANIFEST, Workspace, safe_cell
+from pipeline.duplicates import near_array
+from pipeline.intervals import codes
+from pipeline.mixtures import groups_across_splits, pixel_kinds, turned
 from pipeline.params import Validate
+from pipeline.shortcuts import shortcuts
+from pipeline.sources import read_rows
 
-__all__ = ["facts", "label_problem"]
+__all__ = ["facts", "label_problem", "suspect_labels"]
 
 _BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # make a text look like another
+_PAIRS = 1_000_000  # looked at together
 _COPIES = 8  # of identical files looked at beside a near-copy of theirs
 
 
@@ -32,16 +38,49 @@ def facts(manifest: pa.Table, params: Validate, labelled: str) -> dict[str, list
     """
     rows = manifest.select(["image_id", "path", "label", "domain", "group", "split", "error"]).to_pylist()
     columns: dict[str, list[Any]] = {
-        name: manifest[name].to_pylist() for name in MANIFEST.names if name != "thumbnail"
+        name: [None] * len(rows) if pa.types.is_binary(field.type) else manifest[name].to_pylist()
+        for name, field in zip(MANIFEST.names, MANIFEST, strict=True)  # binary: nothing for a report
     }
-    columns["thumbnail"] = [None] * len(rows)  # binary: nothing for a report
     problems = {label: label_problem(label) for label in set(columns["label"])}
     columns["label problem"] = [problems[label] for label in columns["label"]]
     columns["label spelled alike"] = _spelled_alike(columns["label"])
     columns["class too small"] = _too_small(rows, params.min_per_class)
     columns |= _exact(rows)
     columns |= _near(rows, manifest, params.near_duplicate_bits, labelled)
+    columns["group, other split"] = groups_across_splits(manifest, labelled)
+    columns["turned"] = turned(manifest)
+    columns["pixels"] = pixel_kinds(manifest)
+    columns["shortcut"] = _shortcuts(manifest)
     return columns
+
+
+def _shortcuts(manifest: pa.Table) -> list[str | None]:
+    """On an image of a class that something beside the object gives away, what, and more images to look at."""
+    texts: list[str | None] = [None] * manifest.num_rows
+    paths = manifest["path"]
+    for found in shortcuts(manifest):
+        free = [row for row in found.rows if texts[row] is None] or [
+            row for row in range(len(texts)) if not texts[row]
+        ]
+        own, others = ([paths[row].as_py() for row in rows] for rows in (found.rows, found.others))
+        texts[free[0]] = f"{found.text}. Compare {', '.join(own)} with {', '.join(others)}"
+    return texts
+
+
+def suspect_labels(manifest: pa.Table, workspace: Workspace) -> tuple[list[str | None], str]:
+    """On each image that reports/suspects.csv suspects under its present label, what it rather is; and a remark.
+
+    Nothing here waits for a model: where the report was not made, that is said.
+    """
+    texts: list[str | None] = [None] * manifest.num_rows
+    if not workspace.suspects.exists():
+        return texts, "not looked for yet: `dvc repro suspects`"
+    found = {}
+    for _, row in read_rows(workspace.suspects, ("image_id", "label", "suggested", "suggested_probability")):
+        found[row["image_id"], row["label"]] = f"rather {row['suggested']!r} ({row['suggested_probability']})"
+    images = zip(manifest["image_id"].to_pylist(), manifest["label"].to_pylist(), strict=True)
+    texts = [found.get((image_id, safe_cell(label or ""))) for image_id, label in images]
+    return texts, f"of {len(found):,} in {workspace.relative(workspace.suspects)}"
 
 
 def label_problem(label: str | None) -> str | None:
@@ -155,7 +194,13 @@ def _near(
     firsts = [indices[0] for indices in images]
     hashes = manifest["dhash"].take(firsts).to_pylist()
     thumbnails = manifest["thumbnail"].take(firsts).to_pylist()
-    for a, b in near_pairs(hashes, bits, thumbnails):
+    pairs = near_array(hashes, bits, thumbnails)
+    # A film of one scene has millions of pairs: those of single files are noted together, without a loop.
+    single = np.array([len(indices) == 1 for indices in images], dtype=bool)
+    plain = single[pairs[:, 0]] & single[pairs[:, 1]]
+    for own, other in _worth_noting(rows, np.array(firsts, dtype=np.int32), pairs[plain]):
+        _note(columns, rows, own, other, labelled)
+    for a, b in pairs[~plain].tolist():
         for i in images[a]:
             for j in images[b][:_COPIES]:
                 _note(columns, rows, i, j, labelled)
@@ -163,6 +208,29 @@ def _near(
             for i in images[a][:_COPIES]:
                 _note(columns, rows, j, i, labelled)
     return columns
+
+
+def _worth_noting(
+    rows: list[dict[str, Any]], firsts: np.ndarray, pairs: np.ndarray
+) -> Iterator[tuple[int, int]]:
+    """Of pairs [m, 2] of places in ``firsts`` (rows), one for each row and thing that there is to say of it."""
+    code = {name: codes([str(row[name]) for row in rows]) for name in ("label", "group", "split")}
+    given = np.array([row["split"] is not None for row in rows], dtype=bool)
+    last = np.full((3, len(rows)), -1, dtype=np.int32)
+    for start in range(0, len(pairs), _PAIRS):
+        part = firsts[pairs[start : start + _PAIRS]]
+        for own, other in ((part[:, 0], part[:, 1]), (part[:, 1], part[:, 0])):
+            differ = {name: found[own] != found[other] for name, found in code.items()}
+            said = (
+                differ["label"],
+                ~differ["label"] & differ["group"],
+                differ["split"] & given[own] & given[other],
+            )
+            for place, worth in enumerate(said):
+                last[place, own[worth]] = other[worth]
+    for found in last:
+        for row in np.flatnonzero(found >= 0).tolist():
+            yield row, int(found[row])
 
 
 def _note(

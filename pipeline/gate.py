@@ -6,9 +6,8 @@ Any failed check rejects; otherwise any unknown check that decides leaves it to 
 is promoted. A verdict is a result: the exit code is 0 whatever it says.
 """
 
-import hashlib
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,32 +15,24 @@ import pyarrow.compute as pc
 
 from pipeline import artifacts
 from pipeline.artifacts import Workspace
-from pipeline.bundle import verify
-from pipeline.checks import Check, absolute, integrity, metrics_fault, predictions_fault
+from pipeline.budget import performance_checks
+from pipeline.checks import AT_MOST, Check, absolute
 from pipeline.comparison import compare
-from pipeline.errors import DataError, IntegrityError
-from pipeline.evaluate import read_origin, summarise
-from pipeline.intervals import codes
+from pipeline.evaluate import summarise
+from pipeline.evidence import Evidence, gather, without_copies
+from pipeline.integrity import integrity_checks
+from pipeline.intervals import codes, mcnemar
 from pipeline.params import Params
+from pipeline.peeks import check as peek_check
+from pipeline.relabelled import relabelled
+from pipeline.robustness import abstention_checks, robustness_checks
+from pipeline.slices import slice_checks
+from pipeline.verdict_page import page as verdict_page
+
+__all__ = ["Verdict", "decide", "judge", "report", "run"]
 
 Decision = Literal["PROMOTE", "REJECT", "INSUFFICIENT_EVIDENCE"]
 ROWS_SHOWN = 40
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that a verdict is made from; the tables are of the PREDICTIONS schema."""
-
-    challenger: str  # the bundle's digest
-    damage: str | None  # why the bundle is not what its digest says
-    info: dict[str, Any]  # bundle.json
-    predictions: pa.Table
-    origin: dict[str, Any]  # which bundle made the predictions, with which classes
-    metrics: dict[str, Any]
-    validation: dict[str, Any]
-    champion: str | None  # the pinned digest
-    champion_predictions: pa.Table
-    champion_origin: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,17 +48,39 @@ class Verdict:
 
 def judge(evidence: Evidence, params: Params) -> Verdict:
     """The verdict on ``evidence``. Where the evidence itself is in doubt, nothing else is looked at."""
-    checks = _integrity_checks(evidence, params)
-    if all(check.outcome == "pass" for check in checks):
+    checks = integrity_checks(evidence, params)
+    if all(check.outcome != "fail" for check in checks):
+        evidence = without_copies(evidence)
         test = evidence.predictions.filter(pc.equal(evidence.predictions["split"], "test"))
-        classes = evidence.info["classes"]
-        checks += absolute(
-            test, summarise(evidence.predictions, evidence.info, params)["test"], classes, params.gate
-        )
+        checks += _alone(evidence, test, params)
         if evidence.champion:
             checks += _comparison_checks(evidence, test, params)
+        checks += _under_stress(evidence, test, params)
+        checks += performance_checks(evidence.performance, params.gate, params.seed)
+        checks.append(peek_check(evidence.peek, params.gate.max_peeks, test.num_rows))
     decision = decide(checks)
     return Verdict(decision, _summary(decision, checks), evidence.challenger, evidence.champion, checks)
+
+
+def _alone(evidence: Evidence, test: pa.Table, params: Params) -> list[Check]:
+    """What the test images say of the challenger itself, over all and by slice."""
+    metrics = summarise(evidence.predictions, evidence.info, params)["test"]
+    correct = test["correct"].to_numpy(zero_copy_only=False)
+    return absolute(test, metrics, evidence.info["classes"], params.gate) + slice_checks(
+        correct, test["group"].to_pylist(), evidence.masks, params.gate
+    )
+
+
+def _under_stress(evidence: Evidence, test: pa.Table, params: Params) -> list[Check]:
+    known = set(evidence.champion_origin["classes"] if evidence.champion else evidence.info["classes"])
+    columns = (test[name].to_pylist() for name in ("image_id", "group", "label"))
+    groups = {image_id: group for image_id, group, label in zip(*columns, strict=True) if label in known}
+    confidence = test["confidence"].to_numpy(zero_copy_only=False)
+    return robustness_checks(
+        evidence.stress, evidence.challenger, evidence.champion, groups, params.gate, params.seed
+    ) + abstention_checks(
+        evidence.stress, evidence.challenger, confidence, params.serve.abstain_below, params.gate
+    )
 
 
 def decide(checks: list[Check]) -> Decision:
@@ -77,61 +90,6 @@ def decide(checks: list[Check]) -> Decision:
     if any(check.outcome == "unknown" and check.decides for check in checks):
         return "INSUFFICIENT_EVIDENCE"
     return "PROMOTE"
-
-
-def _integrity_checks(evidence: Evidence, params: Params) -> list[Check]:
-    """Is what was measured what would ship, and is what was written what was measured?"""
-    checks = [
-        integrity(
-            "bundle", evidence.damage, f"every file of {evidence.challenger[:12]} is as sealed", "`dvc repro`"
-        ),
-        integrity(
-            "data",
-            None
-            if evidence.validation.get("success") is True
-            else "reports/validation.json says that the data failed",
-            "the data passed its validation",
-            "mend the data that `python -m pipeline validate` lists, then `dvc repro`",
-        ),
-    ]
-    if evidence.damage:
-        return checks
-    classes = evidence.info["classes"]
-    fault = predictions_fault(evidence.predictions, evidence.origin, evidence.challenger, classes)
-    rerun = "`dvc repro -f evaluate`"
-    checks.append(integrity("predictions", fault, "made by this bundle, row by row consistent", rerun))
-    if not fault:
-        computed = summarise(evidence.predictions, evidence.info, params)
-        difference = metrics_fault(evidence.metrics, computed)
-        fault = f"metrics.json is not what the predictions give: {difference}" if difference else None
-        checks.append(integrity("metrics", fault, "metrics.json follows from the predictions", rerun))
-    if evidence.champion:
-        checks.append(
-            integrity(
-                "test_images", _champion_fault(evidence), "both were asked about the same images", rerun
-            )
-        )
-    return checks
-
-
-def _champion_fault(evidence: Evidence) -> str | None:
-    """What makes the champion's predictions no fair comparison."""
-    made_by = evidence.champion_origin.get("bundle")
-    if made_by != evidence.champion:
-        return f"champion-pin.json names {str(evidence.champion)[:12]}, its predictions are by {str(made_by)[:12]}"
-    theirs = evidence.champion_predictions
-    ours = evidence.predictions.filter(pc.equal(evidence.predictions["split"], "test"))
-    names = [
-        dict(zip(table["image_id"].to_pylist(), table["label"].to_pylist(), strict=True))
-        for table in (ours, theirs)
-    ]
-    if names[0] != names[1] or ours.num_rows != theirs.num_rows:
-        missing, foreign = len(names[0].keys() - names[1].keys()), len(names[1].keys() - names[0].keys())
-        return (
-            f"the champion was asked about other test images or labels: {missing} of {ours.num_rows} are missing, "
-            f"{foreign} are foreign"
-        )
-    return None
 
 
 def _comparison_checks(evidence: Evidence, test: pa.Table, params: Params) -> list[Check]:
@@ -155,15 +113,21 @@ def _comparison_checks(evidence: Evidence, test: pa.Table, params: Params) -> li
         return [classes, Check("noninferiority", "unknown", support=0, would_flip=flip, kind="comparison")]
     theirs = np.array([right[image_id] for image_id in shared["image_id"].to_pylist()], dtype=float)
     difference = shared["correct"].to_numpy(zero_copy_only=False).astype(float) - theirs
-    parts = {}
-    for kind, column in (("domain", "domain"), ("class", "label")):
-        values = np.array(shared[column].to_pylist(), dtype=object)
-        if len(set(values)) > 1:
-            parts[kind] = {name: values == name for name in sorted(set(values))}
-    return [
-        classes,
-        *compare(difference, codes(shared["group"].to_pylist()), parts, params.gate, params.seed),
-    ]
+    rows = np.isin(test["image_id"].to_pylist(), shared["image_id"].to_pylist())
+    labels = np.array(shared["label"].to_pylist(), dtype=object)
+    parts = {
+        kind: {name: mask[rows] for name, mask in masks.items()} for kind, masks in evidence.masks.items()
+    }
+    parts["class"] = {name: labels == name for name in sorted(set(labels))}
+    parts = {
+        kind: {name: mask for name, mask in found.items() if mask.any()} for kind, found in parts.items()
+    }
+    parts = {kind: found for kind, found in parts.items() if len(found) > 1}
+    overall, *rest = compare(difference, codes(shared["group"].to_pylist()), parts, params.gate)
+    chance = mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
+    told = replace(overall, detail=f"{overall.detail}; McNemar's exact test p = {chance:.2g}")
+    now = dict(zip(test["image_id"].to_pylist(), test["label"].to_pylist(), strict=True))
+    return [classes, relabelled(now, evidence.champion_labels), told, *rest]
 
 
 def _summary(decision: Decision, checks: list[Check]) -> str:
@@ -176,7 +140,7 @@ def _summary(decision: Decision, checks: list[Check]) -> str:
     if open_:
         text += f"; can't be decided: {', '.join(check.name for check in open_)}"
     if shown:
-        text += f"; too few images to say, nothing against it: {', '.join(check.name for check in shown)}"
+        text += f"; undecided, nothing against it: {', '.join(check.name for check in shown)}"
     against = next(
         (check for check in checks if check.name == "noninferiority" and check.value is not None), None
     )
@@ -186,41 +150,17 @@ def _summary(decision: Decision, checks: list[Check]) -> str:
 
 
 def run(workspace: Workspace, params: Params) -> int:
-    """Predictions, metrics, bundle and pin → ``reports/verdict.json``; 0 whatever the verdict."""
-    verdict = judge(gather(workspace), params)
+    """Predictions, metrics, bundle and pin → ``reports/verdict.json`` and its page; 0 whatever the verdict."""
+    evidence = gather(workspace, params)
+    verdict = judge(evidence, params)
     artifacts.write_json(workspace.verdict, asdict(verdict))
+    verdict_page.write(
+        workspace, params, asdict(verdict), info=evidence.info, ours=evidence.predictions,
+        theirs=evidence.champion_predictions, known=evidence.champion_origin.get("classes", []),
+        masks=evidence.masks,
+    )  # fmt: skip
     print(report(verdict))
     return 0
-
-
-def gather(workspace: Workspace) -> Evidence:
-    """Read the evidence; a damaged bundle is part of it.
-
-    Raises:
-        DataError: a file is missing, damaged or of another shape.
-    """
-    try:
-        challenger, damage = verify(workspace.bundle), None
-        info = artifacts.read_json(workspace.bundle / "bundle.json")
-    except IntegrityError as error:
-        raw = workspace.bundle / "bundle.json"
-        challenger = hashlib.sha256(raw.read_bytes()).hexdigest() if raw.exists() else "missing"
-        damage, info = str(error), {}
-    pin = artifacts.read_json(workspace.champion_pin)
-    if not isinstance(pin, dict) or "digest" not in pin:
-        raise DataError('champion-pin.json must be {"digest": ...}: run `python -m pipeline.registry pin`')
-    return Evidence(
-        challenger=challenger,
-        damage=damage,
-        info=info,
-        predictions=artifacts.read_table(workspace.predictions, artifacts.PREDICTIONS),
-        origin=read_origin(workspace.predictions),
-        metrics=artifacts.read_json(workspace.metrics),
-        validation=artifacts.read_json(workspace.validation),
-        champion=pin["digest"],
-        champion_predictions=artifacts.read_table(workspace.champion_predictions, artifacts.PREDICTIONS),
-        champion_origin=read_origin(workspace.champion_predictions),
-    )
 
 
 def report(verdict: Verdict) -> str:
@@ -235,7 +175,7 @@ def report(verdict: Verdict) -> str:
     for check in checks:
         value = "" if check.value is None else f"{check.value:.3f}"
         interval = f"{check.ci95[0]:.3f} to {check.ci95[1]:.3f}" if check.ci95 else ""
-        sign = "<=" if check.name == "ece" else ">="
+        sign = "<=" if check.name.split("/")[0] in AT_MOST else ">="
         bound = "" if check.bound is None else f"{sign} {check.bound:g}"
         support = "" if check.support is None else f"{check.support:,}"
         held = " (holds it back)" if check.outcome == "unknown" and check.decides else ""
@@ -249,6 +189,3 @@ def report(verdict: Verdict) -> str:
                 f"{check.name}: {reason}{check.outcome}, what would flip it: {check.would_flip or 'nothing known'}"
             )
     return "\n".join([*lines, verdict.summary])
-
-
-__all__ = ["Evidence", "Verdict", "decide", "gather", "judge", "report", "run"]

@@ -57,3 +57,9 @@ def before(moves: list[Move]) -> str | None:
         elif not stack or stack[-1] != move["digest"]:
             stack.append(move["digest"])
     return stack[-2] if len(stack) > 1 else None
+
+
+def intervals(moves: list[Move]) -> list[Move]:
+    """Each move with ``until``: when the next one ended its champion's time; None for whoever stands there now."""
+    ends = [*(move["since"] for move in moves[1:]), None]
+    return [move | {"until": end} for move, end in zip(moves, ends, strict=False)]

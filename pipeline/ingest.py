@@ -3,6 +3,8 @@
     python -m pipeline scan line-a      # one source → artifacts/sources/line-a.parquet
     python -m pipeline ingest           # all sources + data/labels.csv → artifacts/manifest.parquet
 
+A file that is as it was at the last scan is not read again (examined.py).
+
 A file that can't be decoded becomes a row with its error; it stops nothing here, `validate` judges it.
 
 Groups: an id found by ``data.group_pattern``, or a table's ``group`` column, is prefixed with the domain
@@ -14,6 +16,7 @@ id are a group of their own, named by image_id, so identical files share it wher
 import difflib
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +24,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.artifacts import MANIFEST, Workspace, read_table, write_table
+from pipeline.artifacts import MANIFEST, Workspace, digest_json, read_table, write_table
 from pipeline.errors import DataError, IntegrityError
 from pipeline.examine import examine
+from pipeline.examined import Stamp, recall, remember, stamp
 from pipeline.params import Data, Params, Source
 from pipeline.sources import Listing, list_source, read_rows
 
@@ -81,7 +85,7 @@ def scan(workspace: Workspace, params: Params, source: Source) -> pa.Table:
     groups = _groups(listing, params.data.group_pattern)
     splits = _splits(listing, params.split.pattern)
     files = [f"{listing.root}/{entry.relative}" for entry in listing.entries]
-    measured = examine(files, params.data, title=f"scan {source.domain}")
+    measured = _examine(workspace, files, params.data, title=f"scan {source.domain}")
     prefix = workspace.relative(listing.root)
     rows = [
         row
@@ -96,6 +100,34 @@ def scan(workspace: Workspace, params: Params, source: Source) -> pa.Table:
     ]
     _report(source, listing, rows, groups, params)
     return pa.Table.from_pylist(rows, schema=MANIFEST)
+
+
+def _examine(workspace: Workspace, files: list[str], data: Data, *, title: str) -> list[dict[str, Any]]:
+    """``examine(files)``, which reads only those that are not as they were when they were last examined."""
+    checkout = digest_json(str(workspace.root))[
+        :12
+    ]  # an experiment has copies of the files, in a folder of its own
+    place = workspace.cache / "examined" / f"{title.replace(' ', '-')}-{checkout}.parquet"
+    memory, started = recall(place, data), time.time_ns()
+    stamps = [_stamp(file) for file in files]
+    known = [memory.known(file, found) for file, found in zip(files, stamps, strict=True)]
+    fresh = [file for file, row in zip(files, known, strict=True) if row is None]
+    if len(fresh) == 0 and len(files) == len(memory.places):
+        return memory.rows([row for row in known if row is not None])
+    old = iter(memory.rows([row for row in known if row is not None]))
+    new = iter(examine(fresh, data, title=title))
+    rows = [next(new) if row is None else next(old) for row in known]
+    if len(fresh) < len(files):
+        print(f"{title}: {len(fresh):,} of {len(files):,} files are new or changed")
+    remember(place, data, zip(files, stamps, rows, strict=True), started)
+    return rows
+
+
+def _stamp(file: str) -> Stamp | None:
+    try:
+        return stamp(Path(file).stat())
+    except OSError:
+        return None
 
 
 def _groups(listing: Listing, pattern: str | None) -> list[str | None]:
@@ -166,7 +198,9 @@ def labelled(workspace: Workspace, data: Data) -> pa.Table:
             f"{len(missing)} of {len(rows)} images of {workspace.relative(workspace.labels)} are missing, the first "
             f"{missing[0]}: run `dvc pull data/labelled.dvc`"
         )
-    measured = examine([str(workspace.root / row["path"]) for row in rows], data, title="labelled")
+    measured = _examine(
+        workspace, [str(workspace.root / row["path"]) for row in rows], data, title="labelled"
+    )
     for row, found in zip(rows, measured, strict=True):
         if found["image_id"] != row["image_id"]:
             raise IntegrityError(

@@ -15,9 +15,11 @@ from pipeline.intervals import (
     calibration_interval,
     codes,
     intraclass,
-    percentile,
+    jackknife,
     proportion,
     resample,
+    studentised,
+    totals,
 )
 
 BIN_SUPPORT = 25  # images a calibration bin holds at least: with fewer, ECE measures its own noise
@@ -31,8 +33,8 @@ Metrics = dict[str, Any]
 def measure(predictions: pa.Table, classes: Sequence[str], *, resamples: int, seed: int) -> Metrics:
     """All metrics of one split's ``predictions`` [n]; means run over the classes that have images in it.
 
-    Proportions carry Wilson's interval on the effective sample size, the others a bootstrap by group. ECE is
-    over bins of equally many images, by top confidence (Nixon et al. 2019). An interval is null where the images
+    Proportions, balanced accuracy and macro-F1 carry Wilson's interval on an effective sample size, NLL and ECE a
+    bootstrap by group. ECE is over bins of equally many images, by top confidence (Nixon et al. 2019). An interval is null where the images
     are all of one group, an entry of ``per_class`` where the class has no image.
     """
     labels = label_codes(predictions["label"], classes)
@@ -41,37 +43,33 @@ def measure(predictions: pa.Table, classes: Sequence[str], *, resamples: int, se
     groups = codes(predictions["group"].to_pylist())
     correct = labels == predicted
     onehot = np.eye(len(classes))
+    losses = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST))
     parts = {
         "hits": onehot[labels] * correct[:, None],
         "support": onehot[labels],
         "claimed": onehot[predicted],
-        "gaps": _gaps(probabilities.max(axis=1), correct),
-        "nll": -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST))[:, None],
-        "n": np.ones((len(labels), 1)),
     }
     statistics, where = _stack(parts)
-    observed = {name: statistics[:, part].sum(axis=0, keepdims=True) for name, part in where.items()}
-    drawn = None
-    if groups.max() > 0:
-        sums = resample(statistics, groups, resamples, seed)
-        drawn = {name: sums[:, part] for name, part in where.items()}
+    by_group = totals(statistics, groups)
+    whole = by_group.sum(axis=0)
+    observed = {name: whole[None, part] for name, part in where.items()}
+    without = {name: (whole - by_group)[:, part] for name, part in where.items()}
+    several = len(by_group) > 1
     correlation = intraclass(correct.astype(float), groups)
     accuracy_ci95 = _rounded(proportion(correct, groups, correlation))
-    result: Metrics = {"n": len(labels), "groups": int(groups.max()) + 1}
+    result: Metrics = {"n": len(labels), "groups": len(by_group)}
     result |= {"accuracy": _round(correct.mean()), "accuracy_ci95": accuracy_ci95}
-    for name, function in (("balanced_accuracy", _balanced), ("macro_f1", _macro_f1), ("nll", _nll)):
-        result[name] = _round(function(observed)[0])
-        values = None if drawn is None else function(drawn)
-        # A bootstrap of no error at all knows no doubt; the accuracy's interval does.
-        blind = values is not None and name != "nll" and np.ptp(values) == 0
-        result[f"{name}_ci95"] = (
-            accuracy_ci95 if blind else None if values is None else _rounded(percentile(values))
-        )
-    gaps = (observed["gaps"] / observed["n"])[0]
-    result["ece"] = _round(np.abs(gaps).sum())
-    result["ece_ci95"] = (
-        None if drawn is None else _rounded(calibration_interval(drawn["gaps"] / drawn["n"], gaps))
-    )
+    for name, function in (("balanced_accuracy", _balanced), ("macro_f1", _macro_f1)):
+        value = function(observed)[0]
+        interval = jackknife(value, function(without)) if several else None
+        result[name] = _round(value)
+        # No error at all says nothing of the doubt; the accuracy's interval does.
+        result[f"{name}_ci95"] = None if not several else _rounded(interval) if interval else accuracy_ci95
+    result["nll"] = _round(losses.mean())
+    result["nll_ci95"] = _rounded(studentised(losses, groups, resamples, seed)) if several else None
+    gaps = _gaps(probabilities.max(axis=1), correct)
+    result["ece"] = _round(np.abs(gaps.mean(axis=0)).sum())
+    result["ece_ci95"] = _rounded(_ece_interval(gaps, groups, resamples, seed)) if several else None
     result["per_class"] = {
         name: _class_metrics(observed, index, correct, labels, groups, correlation)
         for index, name in enumerate(classes)
@@ -152,6 +150,11 @@ def _gaps(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
     return np.eye(int(bins.max()) + 1)[bins] * (confidence - correct)[:, None]
 
 
+def _ece_interval(gaps: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    sums = resample(totals(np.column_stack([gaps, np.ones(len(gaps))]), groups), resamples, seed)
+    return calibration_interval(sums[:, :-1] / sums[:, -1:], gaps.mean(axis=0))
+
+
 def _stack(parts: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, slice]]:
     """The parts side by side, and which columns each has."""
     where, start = {}, 0
@@ -174,10 +177,6 @@ def _balanced(sums: dict[str, np.ndarray]) -> np.ndarray:
 def _macro_f1(sums: dict[str, np.ndarray]) -> np.ndarray:
     f1 = 2 * sums["hits"] / np.maximum(sums["support"] + sums["claimed"], 1)
     return _mean_over_present(f1, sums["support"])
-
-
-def _nll(sums: dict[str, np.ndarray]) -> np.ndarray:
-    return (sums["nll"] / sums["n"])[:, 0]
 
 
 def _class_metrics(

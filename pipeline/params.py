@@ -44,8 +44,13 @@ class Data:
     group_pattern: str | None = None
     max_pixels: int = 50_000_000
     max_bytes: int = 52_428_800
+    licence: str | None = None
 
     def __post_init__(self) -> None:
+        _require(
+            self.licence is None or bool(self.licence.strip()),
+            "data.licence is empty: name the licence of the images, or null where it is not known",
+        )
         _require(bool(self.sources), "data.sources is empty: name at least one {path, domain}")
         domains = [source.domain for source in self.sources]
         _require(len(set(domains)) == len(domains), f"data.sources: two sources share a domain: {domains}")
@@ -194,8 +199,10 @@ class Bundle:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluate:
     bootstrap: int = 2000
+    stress_images: int = 96
 
     def __post_init__(self) -> None:
+        _require(self.stress_images >= 0, "evaluate.stress_images must not be negative")
         _require(self.bootstrap >= 100, "evaluate.bootstrap must be at least 100")
 
 
@@ -205,9 +212,20 @@ class Gate:
     min_macro_f1: float = 0.75
     min_class_recall: float = 0.5
     max_ece: float = 0.1
+    max_nll: float = 1.0
     noninferiority_margin: float = 0.02
+    slices: tuple[str, ...] = ("domain", "image_size", "brightness")
+    min_slice_accuracy: float = 0.5
+    max_slice_gap: float = 0.3
+    robustness_margin: float = 0.1
+    min_abstention: float = 0.5
+    max_latency_ms: float = 250.0
+    max_slowdown: float = 3.0
+    max_cold_start_seconds: float = 30.0
+    max_memory_mb: float = 2000.0
+    max_size_mb: float = 250.0
+    max_peeks: int = 20
     min_support: int = 20
-    bootstrap: int = 2000
 
     def __post_init__(self) -> None:
         _share(
@@ -217,9 +235,22 @@ class Gate:
             min_class_recall=self.min_class_recall,
             max_ece=self.max_ece,
             noninferiority_margin=self.noninferiority_margin,
+            min_slice_accuracy=self.min_slice_accuracy,
+            max_slice_gap=self.max_slice_gap,
+            robustness_margin=self.robustness_margin,
+            min_abstention=self.min_abstention,
         )
+        for name in (
+            "max_latency_ms",
+            "max_slowdown",
+            "max_cold_start_seconds",
+            "max_memory_mb",
+            "max_size_mb",
+            "max_nll",
+        ):
+            _require(getattr(self, name) > 0, f"gate.{name} must be above 0")
+        _require(self.max_peeks >= 1, "gate.max_peeks must be at least 1")
         _require(self.min_support >= 1, "gate.min_support must be at least 1")
-        _require(self.bootstrap >= 100, "gate.bootstrap must be at least 100")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,8 +298,12 @@ class Watch:
     alpha: float = 0.01
     permutations: int = 500
     cooldown_hours: float = 24.0
+    retrains_a_month: int = 8
+    label_timeout_days: float = 14.0
 
     def __post_init__(self) -> None:
+        _require(self.retrains_a_month >= 0, "watch.retrains_a_month must not be negative")
+        _require(self.label_timeout_days > 0, "watch.label_timeout_days must be above 0")
         _require(0 < self.alpha < 1, "watch.alpha must lie between 0 and 1")
         _require(
             1 <= self.min_window <= self.window,

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline import history
 from pipeline.artifacts import Workspace, sync_folder, write_json
@@ -109,6 +109,8 @@ class Registry:
             target.parent.mkdir(parents=True, exist_ok=True)
             for leftover in target.parent.glob(".incoming-*"):  # of a process that was killed
                 shutil.rmtree(leftover)
+            for leftover in self._recorded(digest).parent.glob(".*.tmp"):
+                leftover.unlink()
             incoming = Path(tempfile.mkdtemp(dir=target.parent, prefix=".incoming-"))
             try:
                 _copy(bundle, incoming)
@@ -157,15 +159,20 @@ class Registry:
                 return current
             return self._move(digest, by=by, why=why, action="promote")
 
-    def rollback(self, *, by: str, why: str, to: str | None = None) -> Champion:
+    def rollback(
+        self, *, by: str, why: str, to: str | None = None, form: Literal["onnx", "int8"] = "onnx"
+    ) -> Champion:
         """Move the pointer back, after the bundle has been loaded and has answered as it once did.
 
         Without ``to``, back to the champion before the one that was promoted last; never forward to one
         that was itself rolled back from. The history keeps everything.
 
+        Args:
+            form: ``serve.format``: the network that the service would answer with.
+
         Raises:
             StateError: there is nobody to go back to, or the bundle is not here.
-            IntegrityError: the bundle is damaged or answers otherwise.
+            IntegrityError: the bundle is damaged, answers otherwise, or has no network of this form.
         """
         from pipeline.answers import compare
 
@@ -182,7 +189,7 @@ class Registry:
             else:
                 with contextlib.suppress(StateError):
                     current = self.champion()
-            compare(self._verify(to), self._recorded(to))
+            compare(self._verify(to), self._recorded(to), form)
             if current and current.digest == to:
                 return current
             return self._move(to, by=by, why=why, action="rollback")

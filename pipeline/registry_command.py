@@ -8,7 +8,10 @@ from typing import Any
 
 from pipeline.artifacts import Workspace
 from pipeline.errors import StateError, VisionloopError
+from pipeline.history import intervals
+from pipeline.params import Params
 from pipeline.registry import Registry, pin
+from pipeline.serving import address, answering
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,9 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     texts = {
-        "show": "the champion, and whether its bundle is whole",
-        "history": "every move of the pointer, oldest first",
-        "rollback": "move the pointer back, after its bundle has loaded and answered",
+        "show": "the champion, whether its bundle is whole, and whether the running service answers with it",
+        "history": "who was champion from when to when, moved there by whom and why, oldest first",
+        "rollback": "move the pointer back, after its bundle has loaded and answered; then ask the running service",
         "pin": "write the champion's digest to champion-pin.json, an input of dvc repro",
     }
     for name, text in texts.items():
@@ -49,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
             )
             command.add_argument("--by", default=_user(), help="who moves it (default: %(default)s)")
             command.add_argument("--why", default="by hand", help="for the history (default: %(default)s)")
+        if name in ("show", "rollback"):
+            command.add_argument(
+                "--service",
+                type=_url,
+                metavar="URL",
+                help="which to ask afterwards (default: serve.host and serve.port)",
+            )
     return parser
 
 
@@ -61,34 +71,43 @@ def _show(registry: Registry, workspace: Workspace, options: argparse.Namespace)
     path = registry.bundle_path(champion.digest)
     verify(path)
     info = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
+    try:
+        url = options.service or address(Params.load(workspace.params).serve)
+        service = answering(url).against(champion.digest)
+    except VisionloopError as error:
+        service = str(error)
     value = {
-        "digest": champion.digest,
-        "since": champion.since,
-        "by": champion.by,
-        "why": champion.why,
-        "action": champion.action,
+        **vars(champion),
         "bundle": str(path),
         "classes": info["classes"],
+        "service": service,
     }
     return value, "\n".join(f"{name:8}{_plain(text)}" for name, text in value.items())
 
 
 def _history(registry: Registry, workspace: Workspace, options: argparse.Namespace) -> tuple[Any, str]:
-    moves = registry.history()
+    moves = intervals(registry.history())
     if not moves:
         return moves, "no champion yet: python -m flows.release promotes the first"
     rows = [
-        f"{move['since'][:19]:21}{move['action']:10}{move['digest'][:12]:14}{_plain(move['by']):15} {_plain(move['why'])}"
+        f"{move['since'][:19]:21}{(move['until'] or 'now')[:19]:21}{move['action']:10}{move['digest'][:12]:14}"
+        f"{_plain(move['by']):15} {_plain(move['why'])}"
         for move in moves
     ]
-    return moves, "\n".join([f"{'since (UTC)':21}{'action':10}{'digest':14}{'by':15} why", *rows])
+    head = f"{'since (UTC)':21}{'until':21}{'action':10}{'digest':14}{'by':15} why"
+    return moves, "\n".join([head, *rows])
 
 
 def _rollback(registry: Registry, workspace: Workspace, options: argparse.Namespace) -> tuple[Any, str]:
     target = _digest(registry, options.to) if options.to else None
-    champion = registry.rollback(by=options.by, why=options.why, to=target)
-    text = f"champion is {champion.digest[:12]}: its files are whole, it loads and answers as it did. "
-    return vars(champion), text + "Restart the service to answer with it"
+    serve = Params.load(workspace.params).serve  # before anything moves: which network, and whom to ask
+    champion = registry.rollback(by=options.by, why=options.why, to=target, form=serve.format)
+    moved = f"champion is {champion.digest[:12]}: its files are whole, it loads and answers as it did"
+    try:
+        service = answering(options.service or address(serve)).against(champion.digest)
+    except StateError as error:
+        raise StateError(f"{moved}. But {error}") from error
+    return vars(champion) | {"service": service}, f"{moved}. {service}"
 
 
 def _pin(registry: Registry, workspace: Workspace, options: argparse.Namespace) -> tuple[Any, str]:
@@ -114,6 +133,12 @@ def _plain(value: object) -> str:
     """For the terminal: whoever wrote the reason does not get to move the cursor."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with http:// or https://")
+    return text
 
 
 def _user() -> str:

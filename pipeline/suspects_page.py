@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.errors import ImageError
 from pipeline.images import decode
 
-__all__ = ["MOST", "page"]
+__all__ = ["MOST", "STYLE", "page", "thumbnail"]
 
 MOST = 200  # suspects shown; suspects.csv has all
 SIDE = 160  # px of a thumbnail, at most
@@ -54,7 +54,7 @@ change it only because the model disagrees.</p>
 
 
 def _tile(row: dict[str, Any], root: Path, limits: dict[str, int]) -> str:
-    source = _thumbnail(root / row["path"], limits)
+    source = thumbnail(root / row["path"], limits)
     picture = f'<img alt="" src="{source}">' if source else "the file is gone or damaged"
     split = html.escape(row["split"])
     mark = f'<span class="test">{split}</span>' if row["split"] == "test" else split
@@ -67,10 +67,11 @@ def _tile(row: dict[str, Any], root: Path, limits: dict[str, int]) -> str:
     )
 
 
-def _thumbnail(path: Path, limits: dict[str, int]) -> str | None:
+def thumbnail(path: Path, limits: dict[str, int]) -> str | None:
     """A JPEG of at most SIDE px as a data URL, small images enlarged to be seen; None where it does not decode."""
     try:
-        image = decode(path.read_bytes(), **limits).image
+        data = path.read_bytes()
+        image = decode(data, max_pixels=limits["max_pixels"], max_bytes=limits["max_bytes"]).image
     except (ImageError, OSError):
         return None
     scale = SIDE / max(image.size)

@@ -15,6 +15,7 @@ OFF = {
     "DVC_NO_ANALYTICS": "1",
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime from 1.31 on
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 

@@ -20,7 +20,7 @@ from pipeline.params import Params
 from pipeline.plots import write_plot
 from pipeline.transfer import distributed
 from pipeline.transfer.checkpoint import save_checkpoint
-from pipeline.transfer.choice import challengers, compare, is_transformer
+from pipeline.transfer.choice import compare, planned
 from pipeline.transfer.curve import LiveCurves
 from pipeline.transfer.device import deterministic, pick_device
 from pipeline.transfer.folds import CrossValidation, cross_validate
@@ -77,15 +77,9 @@ def train(task: Task) -> Candidate:
     """
     probe = fit_linear(task)
     asked: str = task.train.strategy
+    names, why = planned(task)
     if asked == "probe":
         return probe
-    names, why = [asked], ""
-    if asked == "auto":
-        backbone, data = task.backbone, task.data
-        names, why = challengers(
-            data.trained, len(data.classes),
-            transformer=is_transformer(backbone.module), pretrained=backbone.pretrained,
-        )  # fmt: skip
     report, tried = [probe.report, why], [probe]
     for name in names:
         try:

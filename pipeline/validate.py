@@ -2,8 +2,9 @@
 
     python -m pipeline validate         # exit code 1 when a check of severity fail does not hold
 
-writes reports/validation.json and reports/data_docs/index.html in either case. What is checked stands in
-expectations.py, thresholds and severities in params.yaml under ``validate``. Data that are bad are a
+writes reports/validation.json, reports/data_docs/index.html and reports/class_statistics.csv in either case. What
+is checked stands in expectations.py, thresholds and severities in params.yaml under ``validate``, and what the
+first version looked like in data/expectations.json (profile.py). Data that are bad are a
 result; a check that can't be evaluated is an error that names it.
 """
 
@@ -15,17 +16,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import MANIFEST, Workspace, read_table, write_json
+from pipeline.artifacts import MANIFEST, Workspace, read_table, write_json, write_text
+from pipeline.class_statistics import class_statistics, statistics_csv, statistics_html
 from pipeline.data_docs import Row, make_readable
+from pipeline.drifted import DRIFT, drift, read_suite, unlike
 from pipeline.errors import DataError, VisionloopError
 from pipeline.expectations import Check, checks
-from pipeline.facts import facts
+from pipeline.facts import facts, suspect_labels
 from pipeline.params import Params
 
 __all__ = ["Finding", "run"]
 
 EXAMPLES = 20  # paths named in validation.json
 SHOWN = 5  # of them printed
+_ONE = {
+    "classes": "class",
+    "labels": "label",
+    "groups": "group",
+    "kinds of pixels": "kind of pixels",
+    "shortcuts": "shortcut",
+    "values": "value",
+    "differences": "difference",
+}
 _TITLES = {(True, "fail"): "ok", (True, "warn"): "ok", (False, "fail"): "FAIL", (False, "warn"): "warn"}
 
 
@@ -75,20 +87,29 @@ def run(workspace: Workspace, params: Params) -> int:
         ParamsError: ``validate.severity`` names a check that does not exist.
         VisionloopError: a check could not be evaluated.
     """
-    known = checks(params.validate)
+    suite = read_suite(workspace.expectations)
+    known = checks(params.validate, suite)
     manifest = read_table(workspace.manifest, MANIFEST)
     if manifest.num_rows == 0:
         raise DataError(
             f"{workspace.manifest} has no rows: look at data.sources in params.yaml, then run `dvc repro`"
         )
     columns = facts(manifest, params.validate, f"{workspace.relative(workspace.labelled)}/")
+    notes: dict[str, str] = {}
+    columns["suspect label"], notes["suspect_labels"] = suspect_labels(manifest, workspace)
+    if suite is not None:
+        columns |= unlike(manifest, suite)
+        columns[DRIFT], notes["drift_of_new_images"] = drift(manifest, suite)
+    statistics = class_statistics(manifest)
     workspace.data_docs.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=workspace.data_docs.parent, prefix=".data_docs."))
     try:
         results = _evaluate(known, columns, building)
         rows = {_inert(path): row for row, path in enumerate(columns["path"])}
-        findings = [_finding(check, results[check.name], columns, rows) for check in known]
-        make_readable(building, [f.to_row() for f in findings])
+        findings = [
+            _finding(check, results[check.name], columns, rows, notes.get(check.name, "")) for check in known
+        ]
+        make_readable(building, [f.to_row() for f in findings], statistics_html(statistics))
         building.chmod(0o755)
         if workspace.data_docs.exists():
             shutil.rmtree(workspace.data_docs)
@@ -97,7 +118,13 @@ def run(workspace: Workspace, params: Params) -> int:
         shutil.rmtree(building, ignore_errors=True)
     failed = [f for f in findings if f.title == "FAIL"]
     write_json(workspace.validation, {"success": not failed, "expectations": [f.to_dict() for f in findings]})
+    write_text(workspace.class_statistics, statistics_csv(statistics))
     print(_table(findings))
+    if suite is None:
+        print(
+            f"validate: no profile in {workspace.relative(workspace.expectations)}, so nothing is compared with an "
+            "earlier version: `python -m pipeline profile` keeps what this one looks like"
+        )
     if failed:
         print(
             f"validate: {len(failed)} of {len(findings)} checks fail ({', '.join(f.check.name for f in failed)}). "
@@ -159,14 +186,29 @@ def _expectation(check: Check) -> Any:
         "member": gxe.ExpectColumnValuesToBeInSet,
         "distinct": gxe.ExpectColumnUniqueValueCountToBeBetween,
         "columns": gxe.ExpectTableColumnsToMatchSet,
+        "quantiles": _serialisable(gxe.ExpectColumnQuantileValuesToBeBetween),
+        "rows": gxe.ExpectTableRowCountToBeBetween,
     }
-    where = {"exact_match": False} if check.kind == "columns" else {"column": check.column}
+    whole = {"columns": {"exact_match": False}, "rows": {}}
+    where = whole.get(check.kind, {"column": check.column})
     return kinds[check.kind](
         **where,
         **check.bounds,
         meta={"check": check.name},
         description=f"{check.name}: {check.says} [{check.severity}]",
         severity="critical" if check.severity == "fail" else "warning",
+    )
+
+
+def _serialisable(kind: Any) -> Any:
+    """The quantiles' expectation as 1.24 has it answers with numpy's bool, on which its own store chokes."""
+
+    def validate(self: Any, *arguments: Any, **named: Any) -> Any:
+        result = kind._validate(self, *arguments, **named)
+        return result | {"success": bool(result["success"])}
+
+    return type(
+        kind.__name__, (kind,), {"_validate": validate, "__module__": __name__, "__doc__": kind.__doc__}
     )
 
 
@@ -193,7 +235,7 @@ def _visible(text: str) -> str:
 
 
 def _finding(
-    check: Check, result: dict[str, Any], columns: dict[str, list[Any]], rows: dict[str, int]
+    check: Check, result: dict[str, Any], columns: dict[str, list[Any]], rows: dict[str, int], note: str
 ) -> Finding:
     """One result in our words; ``rows`` finds the row of a path as Great Expectations saw it."""
     trouble = _trouble(result["exception_info"])
@@ -208,6 +250,10 @@ def _finding(
         return Finding(check, result["success"], f"{len(found['observed_value'])} columns", [], [])
     if check.kind == "distinct":
         return Finding(check, result["success"], _counted(found["observed_value"], check.noun), [], [])
+    if check.kind == "rows":
+        return Finding(check, result["success"], f"{found['observed_value']:,} images", [], [])
+    if check.kind == "quantiles":
+        return Finding(check, result["success"], _quantiles(check, found["observed_value"]), [], [])
     offending = [rows[entry["path"]] for entry in found.get("partial_unexpected_index_list") or []][:EXAMPLES]
     examples = [columns["path"][row] for row in offending]
     details = [_short(columns[check.column][row]) for row in offending]
@@ -218,6 +264,7 @@ def _finding(
         observed = f"{_counted(count, check.noun)} against it{shown}"
     elif check.kind == "between":
         observed += _range(columns[check.column])
+    observed = f"{observed} ({note})" if note else observed
     return Finding(check, result["success"], observed, examples, details)
 
 
@@ -231,7 +278,18 @@ def _trouble(information: Any) -> str | None:
 
 
 def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {({'classes': 'class', 'labels': 'label'}[noun]) if count == 1 else noun}"
+    return f"{count:,} {_ONE[noun] if count == 1 else noun}"
+
+
+def _quantiles(check: Check, observed: dict[str, list[float]]) -> str:
+    """Each quantile beside its bounds, those out of them marked."""
+    bounds = check.bounds["quantile_ranges"]["value_ranges"]
+    texts = []
+    for quantile, value, (low, high) in zip(observed["quantiles"], observed["values"], bounds, strict=True):
+        within = (low is None or value >= low) and (high is None or value <= high)
+        known = f"{'any' if low is None else _short(low)} to {'any' if high is None else _short(high)}"
+        texts.append(f"{quantile:.0%} {value:.4g} {'in' if within else 'OUT OF'} {known}")
+    return "; ".join(texts)
 
 
 def _short(value: Any) -> str:

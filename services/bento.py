@@ -31,6 +31,7 @@ from pipeline.params import Params
 __all__ = ["build", "environment", "folder"]
 
 NAME = "visionloop"
+CARD = "packed/MODEL_CARD.md"
 SOURCE = Path(__file__).resolve().parent.parent
 PIPELINE = (
     "__init__", "answers", "artifacts", "bundle", "errors", "history", "images", "lock", "params", "registry",
@@ -40,17 +41,28 @@ PACKAGES = ("bentoml", "fastapi", "numpy", "onnxruntime", "pillow", "pyarrow", "
 HOME_IN_CONTAINER = "/home/bentoml/visionloop"
 
 
-def build(bundle: Path, workspace: Workspace, params: Params) -> str:
+def build(
+    bundle: Path,
+    workspace: Workspace,
+    params: Params,
+    card: str | None = None,
+    *,
+    scratch: Path | None = None,
+) -> str:
     """Build the Bento of ``bundle`` into the workspace's store; its tag, ``visionloop:<version>``.
+
+    Args:
+        card: the model card, Markdown; it becomes the Bento's README.md, which BentoML shows as its description.
+        scratch: the folder of temporary files (default: the system's).
 
     Raises:
         IntegrityError: the bundle is damaged.
         StateError: BentoML could not build; its own words are in the message.
     """
     digest = verify(bundle)
-    with tempfile.TemporaryDirectory(prefix="visionloop-bento-") as name:
+    with tempfile.TemporaryDirectory(prefix="visionloop-bento-", dir=scratch) as name:
         stage = Path(name)
-        _stage(stage, bundle, digest, params)
+        _stage(stage, bundle, digest, params, card)
         names = _files(stage)
         content = _digest(stage, [*names, Path("bentofile.yaml")])
         tag = f"{NAME}:{digest[:12]}-{content[:8]}"
@@ -59,25 +71,29 @@ def build(bundle: Path, workspace: Workspace, params: Params) -> str:
             if (built / "bento.yaml").exists() and _digest(built / "src", names) == _digest(stage, names):
                 return tag
             shutil.rmtree(built)  # a build that was killed
-        command = [
-            sys.executable,
-            "-m",
-            "bentoml",
-            "build",
-            "--version",
-            tag.split(":")[1],
-            "--output",
-            "tag",
-            ".",
-        ]
-        done = subprocess.run(
-            command, cwd=stage, env=environment(workspace), capture_output=True, text=True, check=False
+        said = _bentoml_build(
+            stage, tag.split(":")[1], environment(workspace) | {"TMPDIR": str(stage.parent)}
         )
-        if done.returncode or not built.exists():
-            raise StateError(f"BentoML could not build {tag}:\n{(done.stdout + done.stderr).strip()[-2000:]}")
+        if said is not None or not built.exists():
+            raise StateError(f"BentoML could not build {tag}:\n{(said or '').strip()[-2000:]}")
     if verify(built / "src/packed/bundle") != digest:
         raise IntegrityError(f"{built}: the packed bundle is not the one that was given; build it again")
     return tag
+
+
+def _bentoml_build(stage: Path, version: str, environment: dict[str, str]) -> str | None:
+    """`bentoml build` in ``stage``; what it said where it failed. It does not outlive this process."""
+    command = [sys.executable, "-m", "bentoml", "build", "--version", version, "--output", "tag", "."]
+    guarded = [sys.executable, "-I", str(SOURCE / "pipeline/guard.py"), *command]
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            guarded, cwd=stage, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+        with process:  # closes the guard's standard input at the end, whatever happens
+            code = process.wait()
+        output.seek(0)
+        return output.read().decode(errors="replace") if code else None
 
 
 def folder(workspace: Workspace, tag: str) -> Path:
@@ -94,7 +110,7 @@ def _store(workspace: Workspace) -> Path:
     return workspace.home / "bentoml"
 
 
-def _stage(stage: Path, bundle: Path, digest: str, params: Params) -> None:
+def _stage(stage: Path, bundle: Path, digest: str, params: Params, card: str | None) -> None:
     """Everything that goes into the Bento, and the bentofile that says so."""
     (stage / "services").mkdir()
     for path in (SOURCE / "services").glob("*.py"):
@@ -106,10 +122,16 @@ def _stage(stage: Path, bundle: Path, digest: str, params: Params) -> None:
     shutil.copytree(bundle, stage / "packed/bundle")
     serving = {"serve": dataclasses.asdict(params.serve), "log": dataclasses.asdict(params.log)}
     (stage / "packed/params.yaml").write_text(yaml.safe_dump(serving, sort_keys=False), encoding="utf-8")
+    about = (
+        card
+        or f"# visionloop {digest[:12]}\n\nBuilt without a model card: `python -m flows.release` packs one.\n"
+    )
+    (stage / CARD).write_text(about, encoding="utf-8")
     options = {
         "service": "services.classifier:Classifier",
         "name": NAME,
         "labels": {"bundle": digest[:12]},
+        "description": f"file:{CARD}",
         "include": ["services/*.py", "pipeline/*.py", "packed/**"],
         "python": {"packages": [f"{name}=={version(name)}" for name in PACKAGES], "lock_packages": False},
         "docker": {

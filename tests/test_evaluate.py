@@ -13,9 +13,10 @@ from PIL import Image
 
 from pipeline import artifacts
 from pipeline.artifacts import Workspace, digest_file
+from pipeline.asked import read_origin
 from pipeline.bundle import Bundle
 from pipeline.errors import DataError, IntegrityError, StateError
-from pipeline.evaluate import read_origin, run, summarise, tabulate
+from pipeline.evaluate import run, summarise, tabulate
 from pipeline.metrics import measure, measure_domains
 from pipeline.params import Evaluate, Params
 from pipeline.registry import Registry

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows import pages
-from flows.reproduce import Reproducer, StageError, reproducer
+from flows.repro_process import Reproducer, StageError, reproducer
 from flows.server import end
 from monitoring.journal import Episode, Journal
 from pipeline.artifacts import Workspace, write_json
@@ -131,7 +131,7 @@ def test_two_retrains_in_one_workspace_the_second_is_told_who_is_there(workspace
 @pytest.mark.slow
 def test_when_the_flow_is_killed_its_stage_ends_too(workspace: Workspace) -> None:
     tiny_workspace.script(workspace, "scan", "echo $$ > pid; exec sleep 60")
-    code = "from pathlib import Path; from flows.reproduce import reproducer\n"
+    code = "from pathlib import Path; from flows.repro_process import reproducer\n"
     code += "with reproducer(Path('.')) as dvc: dvc.reproduce('scan', print)"
     flow = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
     stage = int(wait_for(workspace.root / "pid"))

@@ -12,6 +12,7 @@ import pytest
 from pipeline import bundle as verb
 from pipeline import evaluate
 from pipeline.artifacts import REFERENCE, Workspace, digest_file, read_json, read_table
+from pipeline.asked import as_served
 from pipeline.bundle import Bundle, open_session, verify
 from pipeline.errors import IntegrityError, ParamsError
 from pipeline.params import Bundle as Limits
@@ -173,8 +174,8 @@ def test_what_is_judged_is_what_will_be_served(workspace: Workspace, tmp_path: P
 def test_a_champion_from_before_int8_is_compared_by_what_it_has(tmp_path: Path) -> None:
     tiny_bundle.make(tmp_path / "old")
     two = two_networks(tmp_path / "two")
-    assert evaluate._as_served(tmp_path / "old", "int8").form == "onnx"
-    assert evaluate._as_served(two, "int8").form == "int8"
+    assert as_served(tmp_path / "old", "int8").form == "onnx"
+    assert as_served(two, "int8").form == "int8"
 
 
 @pytest.mark.parametrize("form", ["onnx", "int8"])

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from pipeline.artifacts import STATISTICS
+from pipeline.edges import border, corners
 from pipeline.errors import DataError, ImageError
-from pipeline.images import EXTENSIONS, decode, describe, dhash, statistics, thumbnail
+from pipeline.images import EXTENSIONS, Decoded, decode, describe, dhash, statistics, thumbnail
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
@@ -262,7 +263,9 @@ def test_blur_lowers_sharpness_and_nothing_else() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 1), (1, 3000), (5000, 1), (17, 16), (511, 257)])
 def test_every_size_has_statistics_and_a_hash(size: tuple[int, int]) -> None:
     image = picture(*size)
-    numbers, code, look = describe(image)
+    numbers, code, look, colours = describe(Decoded(image, *size, "RGB", "PNG"))
+    assert max(colours.size) <= 64
+    assert (len(border(np.asarray(colours))), len(corners(np.asarray(colours)))) == (192, 192)
     assert all(np.isfinite(value) for value in numbers.values())
     assert len(code) == 64
     assert len(look) == 256
@@ -278,3 +281,38 @@ def test_hash_survives_resizing_and_encoding_and_tells_images_apart() -> None:
     small = decode(encode(image.resize((200, 150)), "JPEG", quality=60)).image
     assert distance(dhash(image), dhash(small)) <= 16
     assert distance(dhash(image), dhash(picture(400, 300, seed=1))) > 60
+
+
+@pytest.mark.parametrize("size", [(512, 384), (700, 500), (769, 1100)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_shrunken_jpeg_gives_the_numbers_of_the_whole_one(size: tuple[int, int], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture(*size), "JPEG", quality=90, exif=exif)
+    whole, shrunk = decode(data), decode(data, whole=False)
+    assert max(shrunk.image.size) < max(whole.image.size)
+    assert (shrunk.width, shrunk.height, shrunk.orientation) == (whole.width, whole.height, orientation)
+    (numbers, code, look, _), (others, other, second, _) = describe(whole), describe(shrunk)
+    assert others == pytest.approx(numbers, abs=0.15)  # in log10 units of sharpness, of a smooth image
+    assert distance(code, other) <= 12
+    assert np.abs(np.frombuffer(look, np.uint8).astype(int) - np.frombuffer(second, np.uint8)).max() <= 3
+
+
+def test_a_cut_jpeg_is_refused_also_when_it_is_shrunken() -> None:
+    data = encode(picture(900, 700), "JPEG", quality=90)
+    with pytest.raises(ImageError, match="ends too early"):
+        decode(data[: len(data) // 2], whole=False)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "bits"),
+    [("1", "PNG", 1), ("L", "PNG", 8), ("I;16", "PNG", 16), ("RGB", "JPEG", 8), ("1", "TIFF", 1), ("I;16", "TIFF", 16),
+     ("RGB", "TIFF", 8), ("RGB", "BMP", 8), ("RGB", "WEBP", 8)],
+)  # fmt: skip
+def test_bits_are_those_of_the_file(mode: str, kind: str, bits: int) -> None:
+    image = (
+        Image.fromarray(np.full((20, 20), 4000, np.uint16))
+        if mode == "I;16"
+        else picture(20, 20).convert(mode)
+    )
+    assert decode(encode(image, kind)).bits == bits

@@ -2,7 +2,9 @@
 
 import csv
 import hashlib
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +88,7 @@ def test_a_folder_becomes_rows_sorted_by_path(
     )
     from pipeline.images import decode
 
-    statistics, dhash, thumbnail = describe(decode(data).image)
+    statistics, dhash, thumbnail, _ = describe(decode(data))
     assert (first["dhash"], first["thumbnail"]) == (dhash, thumbnail)
     assert first["sharpness"] == pytest.approx(statistics["sharpness"], rel=1e-6)
     assert "3 files passed over: 2 hidden, 1 not an image by name" in capsys.readouterr().out
@@ -367,3 +369,48 @@ def test_labels_whose_images_are_not_there_or_not_theirs_are_refused(
 def test_an_unknown_key_is_refused_before_anything_is_read(workspace: Workspace) -> None:
     with pytest.raises(ParamsError, match="group_pattern"):
         params(workspace, data={"group_patern": "x"})
+
+
+def settle(folder: Path) -> None:
+    """Let the files be old enough to be remembered: their status time can't be set, only waited for."""
+    newest = max(path.stat().st_ctime_ns for path in folder.rglob("*"))
+    time.sleep(max(0.0, (newest + 2_100_000_000 - time.time_ns()) / 1e9))
+
+
+def test_a_second_scan_reads_only_what_is_new_or_changed(
+    workspace: Workspace, put: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(4):
+        put(f"cat/{seed}.jpg", seed)
+    put("cat/cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    root = workspace.root / "data/set"
+    settle(root)
+    before = {row["path"]: row for row in ingest(workspace)}
+    changed, kept = root / "cat/1.jpg", root / "cat/2.jpg"
+    dates = changed.stat()
+    changed.write_bytes((root / "cat/3.jpg").read_bytes())  # a copy that keeps dates does not hide it
+    os.utime(changed, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    (root / "cat/0.jpg").unlink()
+    put("dog/9.jpg", 9)
+    kept.rename(root / "cat/2b.jpg")
+    capsys.readouterr()
+    after = {row["path"]: row for row in ingest(workspace)}
+    assert "3 of 5 files are new or changed" in capsys.readouterr().out
+    assert after["data/set/cat/1.jpg"]["image_id"] == after["data/set/cat/3.jpg"]["image_id"]
+    assert after["data/set/cat/cut.jpg"] == before["data/set/cat/cut.jpg"]
+    shutil.rmtree(workspace.cache)
+    assert {row["path"]: row for row in ingest(workspace)} == after
+
+
+def test_what_was_remembered_is_forgotten_with_other_limits_and_where_it_is_damaged(
+    workspace: Workspace, put: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put("cat/1.jpg", 1)
+    put("dog/2.jpg", 2)
+    settle(workspace.root / "data/set")
+    before = ingest(workspace)
+    assert any(row["error"] for row in ingest(workspace, data={"max_bytes": 50}))
+    for file in (workspace.cache / "examined").iterdir():
+        file.write_bytes(b"damaged")
+    assert ingest(workspace) == before
+    assert "new or changed" not in capsys.readouterr().out

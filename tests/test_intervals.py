@@ -8,19 +8,20 @@ import pytest
 
 from pipeline.intervals import (
     binomial_below,
+    calibration_interval,
     codes,
     effective_size,
     holm,
     intraclass,
-    paired_intervals,
-    percentile,
+    jackknife,
     proportion,
     resample,
-    sign_flip,
     standard_error,
-    tango,
+    studentised,
+    totals,
     wilson,
 )
+from pipeline.paired import paired_intervals, sign_flip, tango
 
 
 def test_wilson_has_the_published_values() -> None:
@@ -85,24 +86,42 @@ def test_intervals_of_grouped_images_cover_the_truth(correlation: float) -> None
 
 def test_resampling_draws_whole_groups_and_agrees_with_theory() -> None:
     values = np.array([0.0, 1.0] * 200)[:, None]
-    sums = resample(np.concatenate([values, np.ones((400, 1))], axis=1), np.arange(400), 2000, seed=0)
+    single = totals(np.concatenate([values, np.ones((400, 1))], axis=1), np.arange(400))
+    sums = resample(single, 2000, seed=0)
     means = sums[:, 0] / sums[:, 1]
     assert means.std() == pytest.approx(math.sqrt(0.25 / 400), rel=0.06)
-    assert np.array_equal(
-        sums, resample(np.concatenate([values, np.ones((400, 1))], axis=1), np.arange(400), 2000, 0)
-    )
-    paired = resample(values, np.arange(400) // 2, 100, seed=0)  # each group holds one right and one wrong
+    assert np.array_equal(sums, resample(single, 2000, seed=0))
+    paired = resample(
+        totals(values, np.arange(400) // 2), 100, seed=0
+    )  # each group holds one right and one wrong
     assert set(paired[:, 0]) == {200.0}
 
 
-def test_paired_intervals_cover_both_ways() -> None:
+def test_paired_intervals_are_tangos_for_single_images_and_cover_where_shots_are_alike() -> None:
+    difference = np.array([1.0] * 12 + [-1.0] * 2 + [0.0] * 36)
+    assert paired_intervals(difference, np.arange(50)) == [pytest.approx(tango(12, 2, 50))]
+    copies = paired_intervals(np.repeat(difference, 4), np.repeat(np.arange(50), 4))
+    assert copies == [pytest.approx(tango(12, 2, 50))]
     generator = np.random.default_rng(1)
-    covered = 0
-    for seed in range(200):
-        difference = generator.choice([1.0, -1.0, 0.0], p=[0.04, 0.07, 0.89], size=200)
-        [(low, high)] = paired_intervals(difference, np.arange(200), 300, seed)
-        covered += low <= -0.03 <= high
-    assert covered >= 184
+    covered = naive = 0
+    for _ in range(400):
+        chance = generator.dirichlet(np.array([0.08, 0.14, 0.78]) * 1.5, size=60)  # correlated by 0.4
+        groups = np.repeat(np.arange(60), 5)
+        drawn = (generator.random(300)[:, None] > chance[groups].cumsum(axis=1)).sum(axis=1)
+        difference = np.array([1.0, -1.0, 0.0])[drawn]
+        [(low, high)] = paired_intervals(difference, groups)
+        covered += low <= -0.06 <= high
+        low, high = tango((difference > 0).sum(), (difference < 0).sum(), 300)
+        naive += low <= -0.06 <= high
+    assert 0.92 <= covered / 400 <= 0.98
+    assert naive / 400 < 0.88
+
+
+def test_two_that_never_disagree_may_still_differ() -> None:
+    [(low, high)] = paired_intervals(np.zeros(40), np.arange(40))
+    assert low < -0.05 < 0.05 < high
+    [(lower, higher)] = paired_intervals(np.zeros(40), np.repeat(np.arange(10), 4))  # ten parts say less
+    assert lower < low < high < higher
 
 
 def test_sign_flip_is_mcnemar_for_single_images_and_exact_for_groups() -> None:
@@ -130,8 +149,43 @@ def test_binomial_tail_and_holm() -> None:
     assert holm([]) == []
 
 
-def test_percentile_and_codes() -> None:
-    assert percentile(np.arange(101.0)) == pytest.approx((2.5, 97.5))
+def test_a_jackknifed_proportion_is_the_proportions_own_interval() -> None:
+    hits = np.arange(200) < 170
+    without = (hits.sum() - hits) / 199
+    low, high = jackknife(0.85, without) or (0, 0)
+    assert (low, high) == pytest.approx(wilson(170, 200), abs=0.002)
+    copies = (hits.sum() - hits) * 4 / (199 * 4)  # four shots of each: no more is known
+    assert jackknife(0.85, copies) == pytest.approx((low, high))
+    assert jackknife(1.0, np.ones(200)) is None
+
+
+def test_the_mean_of_skewed_values_is_covered_where_a_symmetric_interval_ends_too_low() -> None:
+    generator = np.random.default_rng(2)
+    covered = plain = 0
+    for seed in range(300):
+        values = np.exp(generator.normal(0, 1.2, 80))
+        low, high = studentised(values, np.arange(80), 300, seed)
+        covered += low <= math.exp(0.72) <= high
+        half = 1.96 * values.std(ddof=1) / 80**0.5
+        plain += abs(values.mean() - math.exp(0.72)) <= half
+    assert covered / 300 >= 0.91
+    assert plain / 300 < covered / 300 - 0.02
+    assert studentised(values, np.arange(80), 300, 0) == studentised(values, np.arange(80), 300, 0)
+    assert studentised(np.full(8, 0.3), np.arange(8), 100, 0) == pytest.approx((0.3, 0.3))
+
+
+def test_noise_alone_is_no_miscalibration_and_a_true_gap_is_one() -> None:
+    generator = np.random.default_rng(3)
+    noise = generator.normal(0, 0.01, (500, 8))
+    [drawn] = generator.normal(0, 0.01, (1, 8))
+    low, high = calibration_interval(drawn + noise, drawn)
+    assert low == 0 < high
+    gap = np.full(8, 0.02) + drawn
+    low, high = calibration_interval(gap + noise, gap)
+    assert 0.05 < low < 0.16 < high < 0.24
+
+
+def test_group_names_become_codes() -> None:
     assert codes(["b", "a", "b"]).tolist() == [1, 0, 1]
 
 

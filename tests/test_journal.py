@@ -19,6 +19,7 @@ from monitoring.journal import (
     mark_promoted,
     mark_rejected,
     mark_retrain_started,
+    retrains_since,
 )
 from pipeline.errors import StateError
 
@@ -166,3 +167,14 @@ def test_cursor_evidence_and_row_move_together_through_kills(tmp_path: Path) -> 
             assert evidence.get("wealth", []) == [count] * (500 if count else 0)
             assert [step.reason for step in steps] == [str(number + 1) for number in range(count)]
     assert count > 8
+
+
+def test_retrains_are_counted_by_their_start(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j.sqlite") as journal:
+        journal.begin(episode())
+        assert mark_retrain_started(journal, "e1", now=NOW, labels=50)
+        journal.record(Step(time=NOW, decision="training", reason="a retrain is on its way"))
+        assert mark_failed(journal, "e1", why="killed", now=NOW)
+        assert mark_retrain_started(journal, "e1", now=NOW + timedelta(days=40), labels=50)
+        assert retrains_since(journal, NOW - timedelta(days=1)) == 2
+        assert retrains_since(journal, NOW + timedelta(days=1)) == 1

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,9 +83,23 @@ def test_a_second_repro_runs_nothing_and_a_fresh_clone_pulls_instead_of_computin
     workspace.run("dvc", "remote", "modify", "--local", "--unset", "local", "url")
 
 
+@pytest.mark.timeout(1000)
+def test_the_second_champion_is_made_again_bit_by_bit(demo: Path, tmp_path: Path) -> None:
+    """With the labels that came back, the split as it was, and the first champion to compare with."""
+    workspace = Checkout(demo / "workspace")
+    digest = json.loads((workspace.home / "registry/champion.json").read_text())["digest"]
+    place = tmp_path / "again"
+    said = workspace.run("python", "-m", "pipeline", "reproduce", digest[:12], "--into", str(place))
+    assert f"bit-equal: {digest[:12]}" in said
+    certificate = json.loads((place / "certificate.json").read_text())
+    assert certificate["reproduced"] == digest
+    assert certificate["images"] == {"data/labelled": "DVC"}
+    shutil.rmtree(place)
+
+
 NEEDS_MORE = (
     "make ", "curl ", "export ", "prefect ", "python -m flows.automation",
-    "python -m monitoring queue", "python -m pipeline.registry rollback", "dvc exp run --queue", "dvc queue start",
+    "python -m monitoring queue", "python -m pipeline.registry rollback", "python -m flows.replay", "dvc exp run --queue", "dvc queue start",
 )  # fmt: skip
 """Commands of the README that want a server, an open episode, somebody to go back to, or minutes in the background;
 other tests run those."""

@@ -94,3 +94,24 @@ def test_while_an_episode_is_open_another_alarm_opens_none(state: str) -> None:
     known = replace(WAITING, state=state, alarm=True, last_retrain=NOW)
     assert decide(known).kind != "quiet"
     assert (decide(known).kind == "drift_open") == (state == "drift_open")
+
+
+def test_a_queue_that_nobody_answers_asks_for_a_person_and_never_retrains() -> None:
+    asked = replace(WAITING, labels=12, waiting_since=NOW - timedelta(days=15), label_timeout_days=14.0)
+    late = decide(asked)
+    assert late.kind == "needs_human"
+    assert "12 of 120" in late.reason
+    assert "python -m monitoring dismiss" in late.reason
+    assert decide(replace(asked, now=NOW - timedelta(days=2))).kind == "awaiting_labels"
+    assert decide(replace(asked, labels=40)).kind == "retrain"  # they came, late
+
+
+def test_the_months_budget_of_retrains_is_kept_and_says_how_to_go_on() -> None:
+    ready = replace(WAITING, labels=50, retrains=8, retrains_a_month=8)
+    held = decide(ready)
+    assert held.kind == "suppressed"
+    assert "8 retrains started in the last 30 days" in held.reason
+    assert decide(replace(ready, retrains=7)).kind == "retrain"
+    lost = replace(CALM, state="training", last_retrain=NOW - timedelta(hours=30), retrains=8)
+    assert decide(lost).kind == "suppressed"
+    assert decide(replace(lost, retrains=1)).kind == "retrain"

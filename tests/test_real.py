@@ -158,7 +158,7 @@ def test_paintings_arrive_at_a_model_of_photos(checkout: Checkout, real_data: Re
     checkout.params(
         {
             "data": {"sources": [{"path": str(domains / "photo"), "domain": "photo"}], "group_pattern": None},
-            "model": weights(real_data),
+            "model": weights(real_data) | {"image_size": 128},
             "train": {"strategy": "probe"},
             "label": {"budget": 60},
             "gate": {"min_accuracy": 0.75, "min_macro_f1": 0.7, "min_class_recall": 0.3, "max_ece": 0.2},

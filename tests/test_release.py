@@ -18,6 +18,7 @@ import pytest
 from flows import lineage
 from flows.release import Challenger, examine, main
 from flows.sandbox import Golden, ask, golden_images, sandbox
+from flows.scratch import scratch
 from pipeline.artifacts import PREDICTIONS, Workspace, read_json, read_table, write_json, write_table
 from pipeline.errors import DataError, IntegrityError, RefusedError, StateError
 from pipeline.params import Params
@@ -25,7 +26,7 @@ from pipeline.registry import Registry
 from tests import tiny_bundle, tiny_workspace
 from tests.prefect_server import PrefectServer
 
-GUARD = Path(__file__).resolve().parent.parent / "flows/guard.py"
+GUARD = Path(__file__).resolve().parent.parent / "pipeline/guard.py"
 
 
 @pytest.fixture
@@ -145,6 +146,26 @@ def test_releasing_the_champion_again_says_so_and_does_nothing(
     assert len(registry.history()) == 1
 
 
+def test_a_commit_that_a_kill_prevented_is_made_by_the_next_release(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.params.write_text("release: {git_commit: true}\n")
+    tiny_workspace.git(workspace.root, "commit", "--quiet", "--all", "--message", "Commit releases")
+    (workspace.root / "dvc.lock").write_text("schema: '2.0'\n")
+    registry = Registry(workspace.registry)
+    digest = registry.add(workspace.bundle)
+    target = lineage.record(
+        workspace, tiny_workspace.verdict(workspace), bento="b", sandbox={}, by="t", why="w", approved=None, before=None
+    )  # fmt: skip
+    registry.promote(digest, by="t", why="w")  # and here it was killed
+    assert main([]) == 0
+    assert f"tagged it release/{digest[:12]}" in capsys.readouterr().out
+    tagged = tiny_workspace.git(workspace.root, "rev-parse", f"release/{digest[:12]}").strip()
+    assert read_json(target)["git"]["commit"] == tagged
+    assert main([]) == 0
+    assert "tagged" not in capsys.readouterr().out, "once is enough"
+
+
 # Golden images
 
 
@@ -173,25 +194,25 @@ def test_without_images_there_is_no_sandbox(workspace: Workspace) -> None:
 # The sandbox
 
 
-def processes() -> set[int]:
-    """Processes whose command line names our sandbox."""
+def processes(folder: Path) -> set[int]:
+    """Processes of a sandbox that has its files below ``folder``."""
     found = set()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
+    mark = f"{folder}".encode()
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
             try:
-                line = (folder / "cmdline").read_bytes()
+                line = (process / "cmdline").read_bytes()
             except OSError:
                 continue
-            if b"bentoml" in line and b"visionloop-sandbox" in (folder / "environ").read_bytes():
-                found.add(int(folder.name))
+            if b"bentoml" in line and mark in (process / "environ").read_bytes():
+                found.add(int(process.name))
     return found
 
 
 @pytest.fixture
-def tidy() -> Callable[[], bool]:
-    """Is every sandbox process gone that was not there before?"""
-    before = processes()
-    return lambda: processes() <= before
+def tidy(tmp_path: Path) -> Callable[[], bool]:
+    """Is every process of this test's sandboxes gone?"""
+    return lambda: not processes(tmp_path)
 
 
 def test_the_guard_ends_its_command_when_the_parent_is_killed(tmp_path: Path) -> None:
@@ -213,12 +234,37 @@ time.sleep(60)"""
         time.sleep(0.02)
 
 
+def test_what_leaves_the_group_ends_with_the_guard_s_parent_too(tmp_path: Path) -> None:
+    command = "setsid sh -c 'echo $$ > pid; exec sleep 60' & wait"
+    guard = subprocess.Popen(
+        [sys.executable, "-I", GUARD, "sh", "-c", command], cwd=tmp_path, stdin=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    pid, deadline = tmp_path / "pid", time.monotonic() + 30
+    while not (pid.exists() and pid.read_text().strip()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert guard.stdin
+    guard.stdin.close()
+    guard.wait(30)
+    assert not Path(f"/proc/{pid.read_text().strip()}/exe").exists()
+
+
+def test_two_releases_at_once_are_one_too_many(workspace: Workspace) -> None:
+    with scratch(workspace) as place:
+        (place / "half a Bento").touch()
+        with pytest.raises(StateError, match="another release is at work"), scratch(workspace):
+            pass
+        assert place.exists(), "whoever is refused takes nothing away"
+    assert not place.exists()
+
+
 @pytest.mark.slow
 def test_a_bento_that_does_not_start_says_why_and_leaves_nothing(
     tmp_path: Path, tidy: Callable[[], bool]
 ) -> None:
     with pytest.raises(StateError, match=r"nope:1 ended with code \d+(.|\n)*not found"):
-        sandbox("nope:1", tmp_path / "bentoml", seconds=120).__enter__()
+        sandbox("nope:1", tmp_path / "bentoml", seconds=120, scratch=tmp_path).__enter__()
     assert tidy()
 
 
@@ -232,7 +278,7 @@ def test_release_from_refusal_to_champion(
     from flows.release import release
 
     params = workspace.root / "params.yaml"
-    params.write_text("release: {golden_images: 4, git_commit: true}\n")
+    params.write_text("release: {golden_images: 4, git_commit: true}\ndata: {licence: CC-BY-4.0}\n")
     tiny_workspace.git(workspace.root, "commit", "--quiet", "--all", "--message", "Commit releases")
     digest = tiny_workspace.verdict(workspace)["challenger"]
     registry = Registry(workspace.registry)
@@ -246,7 +292,7 @@ def test_release_from_refusal_to_champion(
         assert tidy()
 
         write_table(workspace.predictions, honest)
-        (workspace.root / "dvc.lock").write_text("schema: '2.0'\n")
+        (workspace.root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
         state = release(why="a better one", return_state=True)
         assert state.is_completed(), state.message
         champion = registry.champion()
@@ -269,8 +315,14 @@ def _otherwise(predictions: pa.Table) -> pa.Table:
 def _recorded(workspace: Workspace, digest: str) -> None:
     """What `releases/<digest>.json` and git know afterwards."""
     record = read_json(workspace.registry / f"releases/{digest}.json")
+    built = workspace.home / "bentoml/bentos" / record["bento"].replace(":", "/")
+    readme = (built / "README.md").read_text()  # what BentoML shows of a Bento
+    assert readme.startswith("# Model card: probe on mean-colour\n")
+    assert f"Bundle `{digest}`, judged PROMOTE" in readme
+    assert "training data: CC-BY-4.0" in readme
+    assert tiny_workspace.HOSTILE not in readme
+    assert "\\<script\\>" in readme, "the hostile class is named, as text"
     assert record["bento"].startswith(f"visionloop:{digest[:12]}")
-    assert (workspace.home / "bentoml/bentos" / record["bento"].replace(":", "/")).is_dir()
     assert record["verdict"]["decision"] == "PROMOTE"
     assert record["sandbox"]["images"] == 4
     assert 0 <= record["sandbox"]["largest_error"] <= 1e-4

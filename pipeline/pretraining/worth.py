@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from torch import nn
 
-from pipeline.intervals import Interval, codes, paired_intervals, proportion
+from pipeline.intervals import Interval, codes, proportion
+from pipeline.paired import paired_intervals
 
-RESAMPLES = 2000
 HOW = (
     "logistic regression (C=0.01) on standardised frozen features, tested on parts of line-a that it was not fitted on and "
     "on line-b, without and with some of line-b's labels; 95 % intervals, shots of one part taken together; differences "
@@ -61,7 +61,7 @@ def with_interval(right: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
 def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """Accuracy of `first` minus that of `second`, (n,) booleans of the same images, with its 95 % interval."""
     difference = first.astype(int) - second
-    [interval] = paired_intervals(difference, codes(groups.tolist()), RESAMPLES, seed=0)
+    [interval] = paired_intervals(difference, codes(groups.tolist()))
     return {"difference": round(float(difference.mean()), 3), "ci95": rounded(interval)}
 
 

@@ -18,7 +18,7 @@ from pipeline.transfer.align import Adversary, adapt_statistics, coral
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.features import cached_features
 from pipeline.transfer.feeds import PixelFeed
-from pipeline.transfer.finetune import LEARNING_RATE, UNFROZEN, side
+from pipeline.transfer.finetune import UNFROZEN, side
 from pipeline.transfer.freeze import freeze
 from pipeline.transfer.linear import stored_features, training_examples
 from pipeline.transfer.probe import fit_probe
@@ -28,6 +28,7 @@ from pipeline.views import views
 
 __all__ = ["adapt", "target_views"]
 
+LEARNING_RATE = 1.5e-4  # of the head and the top layer
 FEWEST = 20  # unlabelled images, below which nothing is estimated from them
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from torch import nn
 
 from pipeline.transfer.calibration import calibrated_losses
+from pipeline.transfer.task import Task
 
-__all__ = ["Comparison", "challengers", "compare", "is_transformer"]
+__all__ = ["Comparison", "challengers", "compare", "is_transformer", "planned"]
 
 FEW = 10  # training images a class, below which only the probe is tried
 MIDDLING = 2_000  # training images, up to which few parameters are trained
@@ -57,6 +58,17 @@ def challengers(images: int, classes: int, *, transformer: bool, pretrained: boo
     return [
         "finetune"
     ], f"For {images:,} training images, more than {MIDDLING:,}, the challenger is fine-tuning."
+
+
+def planned(task: Task) -> tuple[list[str], str]:
+    """The strategies that ``train.strategy`` asks for beside the probe, and why, in a sentence or none."""
+    asked, data, backbone = task.train.strategy, task.data, task.backbone
+    if asked != "auto":
+        return ([] if asked == "probe" else [asked]), ""
+    return challengers(
+        data.trained, len(data.classes),
+        transformer=is_transformer(backbone.module), pretrained=backbone.pretrained,
+    )  # fmt: skip
 
 
 def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> Comparison:

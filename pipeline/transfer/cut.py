@@ -18,13 +18,13 @@ from pipeline.errors import ParamsError
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.freeze import layer_of
 
-__all__ = ["Upper", "cut"]
+__all__ = ["Pooled", "Upper", "cut", "whole"]
 
 
 class Upper(nn.Module):
     """Activations at the cut to (logits, embedding)."""
 
-    def __init__(self, graph: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, graph: fx.GraphModule, head: nn.Linear) -> None:
         super().__init__()
         self.graph = graph
         self.head = head
@@ -34,7 +34,9 @@ class Upper(nn.Module):
         return self.head(embedding), embedding
 
 
-class _Pooled(nn.Module):
+class Pooled(nn.Module):
+    """A backbone: pixels to pooled features."""
+
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
@@ -43,13 +45,13 @@ class _Pooled(nn.Module):
         return features(self.backbone, pixels)
 
 
-def cut(classifier: Classifier, boundary: int) -> tuple[nn.Module, Upper, str]:
+def cut(classifier: Classifier, boundary: int) -> tuple[fx.GraphModule, Upper, str]:
     """The part below layer ``boundary`` (pixels to activations), the part above, and the name of the cut.
 
     Raises:
         ParamsError: the architecture can't be traced, or nothing can be cut off below the boundary.
     """
-    root = _Pooled(classifier.backbone).eval()
+    root = Pooled(classifier.backbone).eval()
     graph = _traced(root)
     nodes = list(graph.nodes)
     place = _place(nodes, root, classifier.backbone, boundary)
@@ -69,13 +71,22 @@ def cut(classifier: Classifier, boundary: int) -> tuple[nn.Module, Upper, str]:
             above[node] = upper.node_copy(node)
     for node in nodes[place + 1 :]:
         above[node] = upper.node_copy(node, lambda old: above[old])
-    name = str(nodes[place].target).removeprefix("backbone.")
     name = _name(nodes[: place + 1])
     halves = fx.GraphModule(root, lower), fx.GraphModule(root, upper)
     for half in halves:
         half.graph.eliminate_dead_code()
         half.recompile()
     return halves[0], Upper(halves[1], classifier.head), name
+
+
+def whole(backbone: nn.Module) -> fx.GraphModule:
+    """All of a backbone as a graph, pixels to pooled features.
+
+    Raises:
+        ParamsError: the architecture can't be traced.
+    """
+    root = Pooled(backbone).eval()
+    return fx.GraphModule(root, _traced(root))
 
 
 def _name(below: list[fx.Node]) -> str:

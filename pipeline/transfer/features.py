@@ -1,27 +1,38 @@
 """What frozen layers answer, computed once and kept by image: pooled features, or activations at a cut.
 
-A cached answer is exact only if the network below it is in eval mode and the view is stored: so the
-store's key holds the weights' digest, the architecture and its arguments, the preprocessing's fingerprint,
-the place in the network and the kind of view, and a row's name is the image's own digest.
+A cached answer holds only if the network below it is in eval mode and the view is stored: so the store's
+key holds the weights' digest, the architecture and its arguments, the preprocessing's fingerprint, the
+place in the network and the kind of view, and a row's name is the image's own digest. BatchNorms are
+folded (see folding.py): the values are the network's own to the rounding of float32.
 """
 
+import copy
 import shutil
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 from tqdm import tqdm
 
 from pipeline.artifacts import Workspace, digest_json
-from pipeline.backbone import Backbone, features
-from pipeline.errors import WeightsError
+from pipeline.backbone import Backbone
+from pipeline.errors import ParamsError, WeightsError
 from pipeline.rowstore import RowStore
 from pipeline.transfer import distributed
 from pipeline.transfer.augment import augmented, draws, standardised
+from pipeline.transfer.cut import Pooled, whole
+from pipeline.transfer.folding import folded
 from pipeline.transforms import Preprocessing
 
-__all__ = ["affordable", "cached_activations", "cached_features", "kinds"]
+__all__ = [
+    "activation_shape",
+    "affordable",
+    "cached_activations",
+    "cached_features",
+    "features_above",
+    "kinds",
+]
 
 BATCH = 32
 SHOW_FROM = 64  # images; fewer need no progress bar
@@ -47,18 +58,38 @@ def cached_features(
     Raises:
         WeightsError: the network answers an image with NaN or infinity.
     """
-    module = backbone.module.eval()
     return _cached(
-        workspace, backbone, views, image_ids,
-        run=lambda pixels: features(module, pixels), module=module,
+        workspace, backbone, image_ids,
+        network=lambda: _whole(backbone.module),
+        inputs=_pixels(views, image_ids, view, backbone.preprocessing),
         place="features", shape=(backbone.width,), view=view, device=device,
+    )  # fmt: skip
+
+
+def features_above(
+    workspace: Workspace,
+    backbone: Backbone,
+    upper: fx.GraphModule,
+    place: str,
+    activations: np.ndarray,
+    image_ids: Sequence[str],
+    *,
+    view: str = "plain",
+    device: str = "cpu",
+) -> np.ndarray:
+    """float32 [n, width] pooled features that ``upper``, cut at ``place``, makes of n images' cached activations."""
+    return _cached(
+        workspace, backbone, image_ids,
+        network=lambda: folded(upper),
+        inputs=lambda rows: torch.from_numpy(activations[rows]),
+        place=f"features above {place}", shape=(backbone.width,), view=view, device=device,
     )  # fmt: skip
 
 
 def cached_activations(
     workspace: Workspace,
     backbone: Backbone,
-    lower: nn.Module,
+    lower: fx.GraphModule,
     place: str,
     views: np.ndarray,
     image_ids: Sequence[str],
@@ -68,8 +99,10 @@ def cached_activations(
 ) -> np.ndarray:
     """float32 [n, ...] what ``lower`` (see cut.py), cut at ``place``, makes of uint8 [n, H, W, 3] views."""
     return _cached(
-        workspace, backbone, views, image_ids,
-        run=lower, module=lower, place=f"activations at {place}",
+        workspace, backbone, image_ids,
+        network=lambda: folded(lower),
+        inputs=_pixels(views, image_ids, view, backbone.preprocessing),
+        place=f"activations at {place}",
         shape=activation_shape(lower, backbone.preprocessing.image_size), view=view, device=device,
     )  # fmt: skip
 
@@ -90,11 +123,10 @@ def affordable(workspace: Workspace, shape: tuple[int, ...], images: int, wanted
 def _cached(
     workspace: Workspace,
     backbone: Backbone,
-    views: np.ndarray,
     image_ids: Sequence[str],
     *,
-    run: Callable[[torch.Tensor], torch.Tensor],
-    module: nn.Module,
+    network: Callable[[], nn.Module],
+    inputs: Callable[[list[int]], torch.Tensor],
     place: str,
     shape: tuple[int, ...],
     view: str,
@@ -109,34 +141,52 @@ def _cached(
         with store.writing() as writer:
             seen = set(writer.known)
             rows = [row for row, image_id in enumerate(image_ids) if image_id not in seen]
-            module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module = network().eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             silent = len(rows) < SHOW_FROM or not distributed.first()
             bar = tqdm(total=len(rows), desc=f"{place.split()[0]} ({view})", unit="img", disable=silent)
             with bar, torch.inference_mode():
                 for start in range(0, len(rows), BATCH):
                     part = rows[start : start + BATCH]
                     filled = part + [part[-1]] * (BATCH - len(part))
-                    names = [image_ids[row] for row in filled]
-                    values = run(_inputs(views[filled], names, view, backbone.preprocessing, device))
+                    values = module(_laid_out(inputs(filled).to(device)))
                     answers = values.float().cpu().numpy()
                     for number, row in enumerate(part):
                         _check(answers[number], image_ids[row], backbone.name)
                         writer.append(image_ids[row], answers[number])
                     bar.update(len(part))
-            module.cpu()
     return store.read(image_ids)
 
 
-def _inputs(
-    views: np.ndarray, image_ids: Sequence[str], view: str, preprocessing: Preprocessing, device: str
-) -> torch.Tensor:
-    """float32 [n, 3, H, W], standardised: one kind of view; a random one is the image's own for good."""
-    pixels = torch.from_numpy(views[:, :, ::-1].copy() if view == "mirrored" else views).permute(0, 3, 1, 2)
-    if view.startswith("random-"):
-        rows = [int(image_id[:12], 16) for image_id in image_ids]
-        drawn = draws(rows, 0, int(view.removeprefix("random-")), *views.shape[1:3])
-        pixels = augmented(pixels, drawn)
-    return standardised(pixels.to(device), preprocessing)
+def _laid_out(values: torch.Tensor) -> torch.Tensor:
+    """Channels last where there are channels; a transformer's tokens have none."""
+    return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
+
+
+def _whole(backbone: nn.Module) -> nn.Module:
+    """Pixels to pooled features: a copy, since it moves to the device in a layout of its own."""
+    try:
+        return folded(whole(backbone))
+    except ParamsError:  # can't be traced, as some transformers: nothing to fold in those
+        return Pooled(copy.deepcopy(backbone))
+
+
+def _pixels(
+    views: np.ndarray, image_ids: Sequence[str], view: str, preprocessing: Preprocessing
+) -> Callable[[list[int]], torch.Tensor]:
+    """Rows to float32 [n, 3, H, W], standardised: one kind of view; a random one is the image's own for good."""
+
+    def made(rows: list[int]) -> torch.Tensor:
+        chosen = views[rows]
+        pixels = torch.from_numpy(chosen[:, :, ::-1].copy() if view == "mirrored" else chosen).permute(
+            0, 3, 1, 2
+        )
+        if view.startswith("random-"):
+            keys = [int(image_ids[row][:12], 16) for row in rows]
+            drawn = draws(keys, 0, int(view.removeprefix("random-")), *views.shape[1:3])
+            pixels = augmented(pixels, drawn)
+        return standardised(pixels, preprocessing)
+
+    return made
 
 
 def _check(values: np.ndarray, image_id: str, name: str) -> None:

@@ -6,7 +6,7 @@ from pipeline.transfer.tuning import Settings, epochs, tune
 
 __all__ = ["finetune", "side"]
 
-LEARNING_RATE = 1.5e-4  # of the head and the top layer
+LEARNING_RATE = 7e-4  # of the head and the top layer
 UNFROZEN = 0.5  # of a pretrained backbone's layers, from the top
 
 

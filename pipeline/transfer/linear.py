@@ -4,9 +4,10 @@ import time
 
 import numpy as np
 
+from pipeline.transfer.boundary import Halves, activations, planned_halves
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.examples import Examples
-from pipeline.transfer.features import cached_features, kinds
+from pipeline.transfer.features import cached_features, features_above, kinds
 from pipeline.transfer.probe import fit_probe
 from pipeline.transfer.task import Candidate, Task, figures
 
@@ -16,17 +17,37 @@ VIEWS = 2  # stored of each training image, where params.yaml asks for no other 
 
 
 def stored_features(task: Task) -> tuple[np.ndarray, list[np.ndarray]]:
-    """[n, width] of all images as they are, and [trained, width] of the training images' further views."""
-    data = task.data
-    plain = cached_features(task.workspace, task.backbone, task.pixels, data.image_ids, device=task.device)
-    varied = [
-        cached_features(
-            task.workspace, task.backbone, task.pixels[: data.trained], data.image_ids[: data.trained],
-            view=view, device=task.device,
-        )
-        for view in kinds(task.train.views or VIEWS)[1:]
-    ]  # fmt: skip
-    return plain, varied
+    """[n, width] of all images as they are, and [trained, width] of the training images' further views.
+
+    Where partial fine-tuning follows, they are read off the activations that it needs anyway.
+    """
+    names = kinds(task.train.views or VIEWS)
+    halves = planned_halves(task)
+    if halves is None or halves.views < len(names):
+        found = [_from_pixels(task, view) for view in names]
+    else:
+        stores = activations(task, halves, len(names))
+        found = [_from_activations(task, halves, *one) for one in zip(stores, names, strict=True)]
+    return found[0], found[1:]
+
+
+def _from_pixels(task: Task, view: str) -> np.ndarray:
+    ids = _shown(task, view)
+    return cached_features(
+        task.workspace, task.backbone, task.pixels[: len(ids)], ids, view=view, device=task.device
+    )
+
+
+def _from_activations(task: Task, halves: Halves, store: np.ndarray, view: str) -> np.ndarray:
+    return features_above(
+        task.workspace, task.backbone, halves.upper.graph, halves.place, store, _shown(task, view),
+        view=view, device=task.device,
+    )  # fmt: skip
+
+
+def _shown(task: Task, view: str) -> list[str]:
+    """Only training images are shown in other views than the plain one."""
+    return task.data.image_ids if view == "plain" else task.data.image_ids[: task.data.trained]
 
 
 def training_examples(task: Task, plain: np.ndarray, varied: list[np.ndarray]) -> Examples:

@@ -1,5 +1,9 @@
 """The training loop: epochs, validation, early stopping on a fixed budget, and a state to resume from.
 
+The schedule ends at a rate of zero, so the last epoch is the one to keep, and a few dozen validation images
+can't tell it from a neighbour: an earlier epoch is kept, and training stops early, only where validation
+prefers the earlier one by more than a standard error.
+
 Every random draw follows from (seed, epoch, row), so a run that was killed and resumed ends bit for bit
 where an undisturbed one does.
 """
@@ -25,7 +29,7 @@ from pipeline.transfer.steps import Labelled, Steps
 
 __all__ = ["Curve", "Tuned", "fit"]
 
-PATIENCE = 3  # epochs without a better validation loss
+PATIENCE = 3  # epochs in a row that validation finds worse than the best, beyond its noise
 
 
 class Curve(Protocol):
@@ -36,12 +40,13 @@ class Curve(Protocol):
 
 @dataclass
 class Tuned:
-    """The best epoch's tensors, and how training went."""
+    """The kept epoch's tensors, and how training went."""
 
     tensors: dict[str, torch.Tensor]  # what ``trained`` names, on the CPU
-    logits: np.ndarray  # [validation, classes] of the best epoch
-    epoch: int  # the best one, from 1
-    history: list[dict[str, float]] = field(default_factory=list)  # step, loss of training and validation
+    logits: np.ndarray  # [validation, classes] of the kept epoch
+    epoch: int  # the kept one, from 1; while training goes, the one with the lowest validation loss
+    # step, loss of training and of validation, and by how many standard errors the best epoch is better
+    history: list[dict[str, float]] = field(default_factory=list)
     images: int = 0  # shown in this process, for the speed
     seconds: float = 0.0  # of training in this process, without validation
     ended: str = ""  # why, where it was not by schedule
@@ -51,7 +56,7 @@ class Tuned:
 
     @property
     def step(self) -> int:
-        """Optimizer steps up to the best epoch."""
+        """Optimizer steps up to the kept epoch."""
         return int(self.history[self.epoch - 1]["step"]) if self.epoch else 0
 
     @property
@@ -75,7 +80,7 @@ def fit(
     curve: Curve | None = None,
     snapshots: int = 0,
 ) -> Tuned:
-    """Train what is not frozen in ``classifier`` and keep the epoch with the lowest validation loss.
+    """Train what is not frozen in ``classifier``; keep the last epoch, or the best where it is clearly better.
 
     Args:
         network: maps the feed's inputs to (logits, embedding); the classifier itself, or its upper part.
@@ -100,7 +105,9 @@ def fit(
     )
     with bar:
         for epoch in range(started, recipe.epochs):
-            if epoch - tuned.epoch >= PATIENCE and tuned.epoch:
+            if len(tuned.history) > PATIENCE and all(
+                entry["behind"] > 1 for entry in tuned.history[-PATIENCE:]
+            ):
                 break
             try:
                 loss = _epoch(steps, tuned, epoch, bar)
@@ -120,6 +127,9 @@ def fit(
                 )
             if state and distributed.first():
                 _save(steps, tuned, epoch, state)
+    if not tuned.ended and tuned.epoch < len(tuned.history) and tuned.history[-1]["behind"] <= 1:
+        tuned.logits, tuned.epoch = steps.predict(data.validation), len(tuned.history)
+        tuned.tensors = steps.kept()
     classifier.load_state_dict(tuned.tensors, strict=False)
     classifier.to("cpu").eval()
     return tuned
@@ -161,15 +171,26 @@ def _epoch(steps: Steps, tuned: Tuned, epoch: int, bar: tqdm) -> float:
 
 
 def _judge(steps: Steps, tuned: Tuned, epoch: int, loss: float) -> None:
-    """Validate this epoch, and keep it where it is the best so far."""
+    """Validate this epoch, and remember it where it is the best so far."""
     data = steps.data
+    labels = data.labels[data.validation]
     logits = steps.predict(data.validation)
-    validation = float(calibrated_losses(logits, data.labels[data.validation]).mean())
-    best = min((entry["validation"] for entry in tuned.history), default=math.inf)
-    entry = {"step": (epoch + 1) * steps.count, "train": round(loss, 6), "validation": round(validation, 6)}
+    losses = calibrated_losses(logits, labels)
+    worse = losses - calibrated_losses(tuned.logits, labels) if tuned.epoch else -losses
+    entry = {
+        "step": (epoch + 1) * steps.count,
+        "train": round(loss, 6),
+        "validation": round(float(losses.mean()), 6),
+        "behind": round(float(worse.mean() / _error(worse)), 4),
+    }
     tuned.history.append(entry)
-    if entry["validation"] < best:
+    if worse.mean() < 0:
         tuned.tensors, tuned.logits, tuned.epoch = steps.kept(), logits, epoch + 1
+
+
+def _error(values: np.ndarray) -> float:
+    """Standard error of the mean of values [n], the images taken as independent."""
+    return max(float(values.std() / math.sqrt(len(values))), 1e-9)
 
 
 def _save(steps: Steps, tuned: Tuned, epoch: int, state: State) -> None:

@@ -9,7 +9,7 @@ from pipeline.artifacts import Workspace, digest_file, digest_json
 from pipeline.bundle import FORMAT
 from pipeline.params import Params
 
-__all__ = ["papers"]
+__all__ = ["chosen", "papers", "params_digest"]
 
 DECIDES = ("seed", "data", "validate", "split", "balance", "model", "train", "bundle")  # what a network
 # depends on; where it is served or watched does not change it
@@ -17,8 +17,6 @@ DECIDES = ("seed", "data", "validate", "split", "balance", "model", "train", "bu
 
 def papers(workspace: Workspace, params: Params, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """bundle.json but for what is only known once the network has been run."""
-    chosen = dataclasses.asdict(params)
-    del chosen["model"]["candidates"]  # which networks were compared decides nothing once one is taken
     lock = workspace.root / "requirements.lock"
     return {
         "format": FORMAT,
@@ -38,12 +36,25 @@ def papers(workspace: Workspace, params: Params, checkpoint: dict[str, Any]) -> 
         "digests": {
             "manifest": digest_file(workspace.manifest),
             "split": digest_file(workspace.split),
-            "params": digest_json({name: chosen[name] for name in DECIDES}),
+            "params": params_digest(params),
             "lock": digest_file(lock) if lock.exists() else None,
             "weights": checkpoint["weights"]["digest"],
         },
         "code": _code(workspace.root),
     }
+
+
+def chosen(params: Params) -> dict[str, Any]:
+    """The params that decide what a network is; their digest stands in its papers."""
+    sections = dataclasses.asdict(params)
+    del sections["model"]["candidates"]  # which networks were compared decides nothing once one is taken
+    del sections["data"]["licence"]  # what may be done with a network does not change it
+    return {name: sections[name] for name in DECIDES}
+
+
+def params_digest(params: Params) -> str:
+    """sha256 over the parameters that a network depends on."""
+    return digest_json(chosen(params))
 
 
 def _code(root: Path) -> dict[str, Any]:

@@ -76,8 +76,9 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, names: dict[int, str], te
             prefix = f"optimizer.{names[id(parameter)]}."
             found = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
             for key, value in found.items():
-                place = "cpu" if key == "step" else parameter.device
-                optimizer.state[parameter][key] = value.to(place)
+                # In the parameter's own layout: the fused kernel walks the memory of all of them in step.
+                kept = value if key == "step" else torch.empty_like(parameter).copy_(value)
+                optimizer.state[parameter][key] = kept.detach()
 
 
 def source_digest() -> str:

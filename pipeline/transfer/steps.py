@@ -28,7 +28,7 @@ from pipeline.transfer.resume import pack_optimizer, unpack_optimizer
 
 __all__ = ["Labelled", "Steps"]
 
-WARM_UP = 0.1  # of all steps
+WARM_UP = 0.3  # of all steps; less lets the first ones undo the probe where BatchNorm statistics are frozen
 CLIP = 1.0  # norm of the gradient
 NAMED = 8  # images named when the loss is no number
 

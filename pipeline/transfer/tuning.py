@@ -197,7 +197,7 @@ def _candidate(
     comparison = compare(start.logits, tuned.logits, labels, [data.groups[row] for row in data.validation])
     ended = f" {tuned.ended.capitalize()}." if tuned.ended else ""
     text = (
-        f"{settings.name.capitalize()}, {len(tuned.history)} of {recipe.epochs} epochs, best after {tuned.epoch}: accuracy "
+        f"{settings.name.capitalize()}, {len(tuned.history)} of {recipe.epochs} epochs, the network after epoch {tuned.epoch}: accuracy "
         f"{outcome['accuracy']:.3f}, log loss {outcome['log_loss']:.3f}; the gain over the {start.strategy} is "
         f"{comparison.gain:.3f} with a standard error of {comparison.error:.3f}. Arithmetic: {speed.words(recipe.flags)}.{said}{ended}"
     )

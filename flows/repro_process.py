@@ -1,4 +1,4 @@
-"""One DVC for a whole retrain: ``python -m flows.reproduce`` is a child that reproduces stage by stage.
+"""One DVC for a whole retrain: ``python -m flows.repro_process`` is a child that reproduces stage by stage.
 
 A `dvc repro` command pays 1.5 to 4 s for its start each time, and DVC hands its own standard output to
 the stage, so that inside a flow's process nobody could tell a stage's lines from the flow's. Here DVC
@@ -179,7 +179,7 @@ def reproducer(root: Path) -> Iterator[Reproducer]:
             "PYTHONUNBUFFERED": "1",
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.reproduce", str(write)],
+            [sys.executable, "-m", "flows.repro_process", str(write)],
             cwd=root, env=environment, pass_fds=[write], start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
@@ -216,7 +216,7 @@ def _sole(path: Path) -> Iterator[None]:
 def main() -> None:
     """The child: answer requests until the parent is gone."""
     parser = argparse.ArgumentParser(
-        prog="python -m flows.reproduce", description=(__doc__ or "").split("\n")[0]
+        prog="python -m flows.repro_process", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument(
         "replies", type=int, help="file descriptor to reply on; flows.retrain starts this, not you"

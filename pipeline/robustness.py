@@ -1,0 +1,194 @@
+"""What a verdict makes of the stress table: no more fragile than the champion, and does it abstain on nonsense?
+
+Corruptions (Hendrycks and Dietterich 2019): per image the share of the corrupted versions that are named
+right; challenger less champion on the same images, by group. Over all of them and for each corruption a loss
+beyond ``gate.robustness_margin`` that is proven rejects, one that is likely holds back. Without a champion there
+is nothing to hold the figures against, so they are shown.
+
+Abstention: on noise and on drawn pictures the service should abstain. Where ``serve.abstain_below`` is 0 it never
+does; the check then says which threshold would.
+"""
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.checks import Check, Outcome
+from pipeline.corruptions import CORRUPTIONS
+from pipeline.intervals import holm, standard_error, studentised, wilson
+from pipeline.params import Gate
+
+__all__ = ["abstention_checks", "robustness_checks"]
+
+OVERALL_LEVEL = 0.01  # chance of rejecting a challenger that is as robust as the champion, over the mean
+PARTS_LEVEL = 0.01  # and over the corruptions, with Holm's correction
+RESAMPLES = 2000
+LIKELY = 0.1  # adjusted p-value under which a loss holds the challenger back
+
+Scores = dict[str, np.ndarray]  # clean, or a corruption → [n] shares of right answers, of the same images
+
+
+def robustness_checks(
+    table: pa.Table, challenger: str, champion: str | None, groups: dict[str, str], gate: Gate, seed: int
+) -> list[Check]:
+    """Mean, worst and each corruption.
+
+    Args:
+        table: of the STRESS schema.
+        groups: image_id → group, of the images that the comparison is over (those of classes both know).
+    """
+    ids = sorted(
+        set(table.filter(pc.equal(table["kind"], "corruption"))["image_id"].to_pylist()) & groups.keys()
+    )
+    if len(ids) < gate.min_support:
+        return [
+            Check(
+                "robustness", "unknown", support=len(ids), kind="robustness", decides=False,
+                would_flip=f"needs {gate.min_support - len(ids)} more test images under corruption "
+                "(evaluate.stress_images), for a decision",
+            )
+        ]  # fmt: skip
+    members = [groups[image_id] for image_id in ids]
+    ours = _scores(table, challenger, ids)
+    if champion is None:
+        return _alone(ours, np.asarray(members), gate, seed)
+    theirs = _scores(table, champion, ids)
+    return _beside(ours, theirs, np.asarray(members), gate, seed)
+
+
+def _scores(table: pa.Table, digest: str, ids: Sequence[str]) -> Scores:
+    """Per image the share of its versions that are named right, by corruption."""
+    mine = table.filter(pc.and_(pc.equal(table["bundle"], digest), pc.equal(table["kind"], "corruption")))
+    place = {image_id: row for row, image_id in enumerate(ids)}
+    names = mine["name"].to_pylist()
+    rows = np.array([place.get(image_id, -1) for image_id in mine["image_id"].to_pylist()], dtype=np.int64)
+    correct = mine["correct"].to_numpy(zero_copy_only=False).astype(float)
+    found: Scores = {}
+    for name in ("clean", *CORRUPTIONS):
+        chosen = (np.array(names, dtype=object) == name) & (rows >= 0)
+        sums, counts = np.zeros(len(ids)), np.zeros(len(ids))
+        np.add.at(sums, rows[chosen], correct[chosen])
+        np.add.at(counts, rows[chosen], 1)
+        found[name] = sums / np.maximum(counts, 1)
+    return found
+
+
+def _mean(scores: Scores) -> np.ndarray:
+    return np.asarray(np.mean([scores[name] for name in CORRUPTIONS], axis=0))
+
+
+def _alone(scores: Scores, groups: np.ndarray, gate: Gate, seed: int) -> list[Check]:
+    clean = float(scores["clean"].mean())
+    worst = min(CORRUPTIONS, key=lambda name: float(scores[name].mean()))
+    told = {
+        "robustness": (_mean(scores), f"{clean:.3f} on the same images as they are"),
+        "robustness_worst": (scores[worst], f"under {worst}"),
+    }
+    return [
+        Check(
+            name, "pass", round(float(values.mean()), 6), _interval(values, groups, gate, seed),
+            support=len(values), kind="robustness",
+            detail=f"{detail}; nobody to compare with yet, so it is shown and not judged",
+        )
+        for name, (values, detail) in told.items()
+    ]  # fmt: skip
+
+
+def _beside(ours: Scores, theirs: Scores, groups: np.ndarray, gate: Gate, seed: int) -> list[Check]:
+    differences = {name: ours[name] - theirs[name] for name in CORRUPTIONS}
+    margin = gate.robustness_margin
+    mean = _mean(ours) - _mean(theirs)
+    detail = f"{_mean(ours).mean():.3f}, the champion {_mean(theirs).mean():.3f}"
+    checks = [
+        _check("robustness", mean, groups, _chance(mean, groups, margin), OVERALL_LEVEL, gate, seed, detail)
+    ]
+    chances = holm([_chance(values, groups, margin) for values in differences.values()])
+    worst = min(CORRUPTIONS, key=lambda name: float(ours[name].mean()))
+    for (name, values), chance in zip(differences.items(), chances, strict=True):
+        detail = f"{ours[name].mean():.3f}, the champion {theirs[name].mean():.3f}" + (
+            ", the worst" if name == worst else ""
+        )
+        checks.append(_check(f"robustness/{name}", values, groups, chance, PARTS_LEVEL, gate, seed, detail))
+    return checks
+
+
+def _chance(values: np.ndarray, groups: np.ndarray, margin: float) -> float:
+    """One-sided p-value of "the mean is at least -margin": normal, with the error by group."""
+    error = standard_error(values, groups)
+    excess = float(values.mean()) + margin
+    if error == 0:
+        return 0.0 if excess < -1e-12 else 1.0
+    return float(NormalDist().cdf(excess / error))
+
+
+def _check(
+    name: str,
+    values: np.ndarray,
+    groups: np.ndarray,
+    chance: float,
+    level: float,
+    gate: Gate,
+    seed: int,
+    detail: str,
+) -> Check:
+    value, margin = float(values.mean()), gate.robustness_margin
+    beyond = value < -margin
+    outcome: Outcome = "pass"
+    if beyond:
+        outcome = "fail" if chance < level else "unknown"
+    room = abs(value + margin)
+    flip = f"corrupted images named right {room:.3f} " + ("more often" if beyond else "less often")
+    return Check(
+        name, outcome, round(value, 6), _interval(values, groups, gate, seed), -margin, len(values), flip,
+        kind="robustness", decides=beyond and chance < LIKELY, detail=detail,
+    )  # fmt: skip
+
+
+def _interval(values: np.ndarray, groups: np.ndarray, gate: Gate, seed: int) -> list[float] | None:
+    codes = np.unique(groups, return_inverse=True)[1]
+    if codes.max() == 0:
+        return None
+    return [round(end, 6) for end in studentised(values, codes, RESAMPLES, seed)]
+
+
+def abstention_checks(
+    table: pa.Table, challenger: str, confidence: np.ndarray, below: float, gate: Gate
+) -> list[Check]:
+    """Share of the noise and of the foreign pictures that the service would abstain on.
+
+    Args:
+        confidence: [n] of the test images as they are: what the threshold costs there.
+        below: ``serve.abstain_below``.
+    """
+    mine = table.filter(pc.and_(pc.equal(table["bundle"], challenger), pc.equal(table["kind"], "foreign")))
+    names = np.array(mine["name"].to_pylist(), dtype=object)
+    foreign = mine["confidence"].to_numpy(zero_copy_only=False)
+    checks = []
+    for name in sorted(set(names)):
+        values = foreign[names == name]
+        checks.append(_abstains(name, values, confidence, below, gate))
+    return checks
+
+
+def _abstains(name: str, values: np.ndarray, confidence: np.ndarray, below: float, gate: Gate) -> Check:
+    n, hits = len(values), int((values < below).sum())
+    share, bound = hits / n, gate.min_abstention
+    low, high = wilson(hits, n)
+    middle = float(np.quantile(values, bound))
+    cost = float((confidence < middle).mean())
+    suggestion = f"serve.abstain_below {middle:.3f} abstains on {bound:.0%} of them, and on {cost:.1%} of the test images"
+    outcome: Outcome = "pass" if share >= bound else "fail" if high < bound else "unknown"
+    decides = True
+    if below == 0:
+        outcome, decides = "unknown", False
+    detail = "serve.abstain_below is 0: it answers whatever it is shown" if below == 0 else (
+        f"with serve.abstain_below {below:g}, which abstains on {float((confidence < below).mean()):.1%} of the test images"
+    )  # fmt: skip
+    flip = suggestion if share < bound else f"{hits - int(np.ceil(bound * n)) + 1} of {n} more answered"
+    return Check(
+        f"abstention/{name}", outcome, round(share, 6), [round(low, 6), round(high, 6)], bound, n, flip,
+        kind="robustness", decides=decides, detail=detail,
+    )  # fmt: skip

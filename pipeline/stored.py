@@ -1,0 +1,110 @@
+"""What DVC stored, by dvc.lock and the .dvc files, and whether the bytes on disk still are that.
+
+DVC itself trusts: an object of its cache that is read-only is never hashed again, nor a file whose inode, size
+and time are as they were. A flipped byte passes both. So each stage hashes what it reads before it reads it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipeline.artifacts import Workspace
+from pipeline.errors import IntegrityError
+from pipeline.params import Params
+
+DIR = ".dir"  # how the md5 of a folder's listing ends
+
+
+@dataclass(frozen=True)
+class Out:
+    """One output of a stage, or what `dvc add` stored: its path, md5, and the stage or .dvc file that names it."""
+
+    path: str
+    md5: str
+    owner: str
+
+    @property
+    def again(self) -> str:
+        """How to get it where no whole copy is left."""
+        if self.owner.endswith(".dvc"):
+            return f"put the originals into {self.path} and run `dvc add {self.path}`"
+        return f"make it again with `dvc repro --force {self.owner}`"
+
+
+def outs(root: Path) -> list[Out]:
+    """All of them, in the order of dvc.lock, then of the .dvc files."""
+    found = []
+    lock = root / "dvc.lock"
+    stages = (
+        (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {}) if lock.exists() else {}
+    )
+    for name, stage in stages.items():
+        found += [Out(out["path"], out["md5"], name) for out in stage.get("outs", []) if "md5" in out]
+    for path in dvc_files(root):
+        for out in (yaml.safe_load((root / path).read_text(encoding="utf-8")) or {}).get("outs", []):
+            if "md5" in out:
+                found.append(Out((Path(path).parent / out["path"]).as_posix(), out["md5"], path))
+    return found
+
+
+def dvc_files(root: Path) -> list[str]:
+    """What `dvc add` wrote, in ``root`` and the folders in it."""
+    found = [path for pattern in ("*.dvc", "*/*.dvc") for path in root.glob(pattern) if path.is_file()]
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+def require_whole(workspace: Workspace, verb: str, params: Params) -> None:
+    """Hash what the stage ``verb`` reads of other stages' outputs, in full, before it is read.
+
+    Raises:
+        IntegrityError: one of them is not what DVC stored.
+    """
+    needs = _needs(workspace, verb, params)
+    named: dict[Path, list[Out]] = {}  # by several, where dvc.lock still knows a stage that is gone
+    for out in outs(workspace.root):
+        named.setdefault(Path(out.path), []).append(out)
+    for path, candidates in named.items():
+        if not any(path.is_relative_to(need) or need.is_relative_to(path) for need in needs):
+            continue
+        found = md5_of(workspace.root / path) if (workspace.root / path).exists() else None
+        if found is not None and found not in [out.md5 for out in candidates]:
+            out = candidates[0]
+            raise IntegrityError(
+                f"{out.path} is not what `{out.owner}` stored (md5 {out.md5[:8]}…): bytes have changed on disk or in DVC's cache, "
+                "and no model is made of them. `python -m pipeline cache` finds the damage and mends what it can"
+            )
+
+
+def _needs(workspace: Workspace, verb: str, params: Params) -> list[Path]:
+    """The dependencies of dvc.yaml, a scan's being its sources."""
+    pipeline = yaml.safe_load((workspace.root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stage = pipeline.get(verb, {})
+    named = [dep for dep in stage.get("do", stage).get("deps", []) if "$" not in dep]
+    if verb == "scan":
+        named += [source.path for source in params.data.sources]
+    return [Path(dep) for dep in named if not Path(dep).is_absolute()]
+
+
+def md5_of(path: Path) -> str:
+    """As DVC has it: of a file's bytes; of a folder, of the listing of its files' md5."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    entries = [
+        {"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()}
+        for file in _files(path)
+        if "__pycache__" not in file.parts  # .dvcignore
+    ]
+    text = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + DIR
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for place, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            yield Path(place, name)
