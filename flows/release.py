@@ -12,7 +12,6 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from monitoring.journal import Journal, mark_promoted
 from pipeline import recipe
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.bundle import verify
+from pipeline.clock import now
 from pipeline.errors import DataError, RefusedError, StateError, VisionloopError
 from pipeline.locked import lock_fault
 from pipeline.model_card.card import card, gather
@@ -223,7 +223,7 @@ def _close_episode(workspace: Workspace, digest: str) -> None:
     with Journal(workspace.journal) as journal:
         episode = journal.open_episode()
         if episode is not None and (episode.state == "training" or episode.challenger == digest):
-            mark_promoted(journal, episode.id, challenger=digest, now=datetime.now(UTC))
+            mark_promoted(journal, episode.id, challenger=digest, now=now())
 
 
 def _commit(workspace: Workspace, digest: str, say: Say) -> None:

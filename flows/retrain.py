@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -25,6 +25,7 @@ from flows.repro_process import reproducer
 from flows.server import command
 from flows.tasks import run_stage
 from monitoring.journal import Episode, Journal, Step, mark_failed, mark_rejected, mark_retrain_started
+from pipeline import clock
 from pipeline.artifacts import Workspace, read_json
 from pipeline.errors import VisionloopError
 from pipeline.params import Params
@@ -102,7 +103,7 @@ def _begun(workspace: Workspace, episode: str, cooldown_hours: float) -> bool:
     """Take the episode on, if it waits for a retrain; of two who try at once, one gets it."""
     from monitoring.label_queue import labels_of  # 2 s of statistics, for episodes alone
 
-    now = datetime.now(UTC)
+    now = clock.now()
     with Journal(workspace.journal) as journal, journal.transaction():
         known = journal.episode(episode)
         labels = labels_of(workspace, known)
@@ -135,13 +136,13 @@ def _accounted_for(workspace: Workspace, episode: str | None) -> Iterator[None]:
 def _fail(workspace: Workspace, episode: str | None, why: str) -> None:
     if episode is not None:
         with Journal(workspace.journal) as journal:
-            mark_failed(journal, episode, why=why, now=datetime.now(UTC))
+            mark_failed(journal, episode, why=why, now=clock.now())
 
 
 def _journal(
     workspace: Workspace, episode: str | None, verdict: dict[str, Any], reason: str, result: str
 ) -> None:
-    now = datetime.now(UTC)
+    now = clock.now()
     with Journal(workspace.journal) as journal:
         if episode is not None and verdict["decision"] != "PROMOTE":
             mark_rejected(journal, episode, challenger=verdict["challenger"], why=result, now=now)

@@ -11,7 +11,6 @@ the episode's state again, so a second event, or a second ``--act``, does nothin
 import argparse
 import base64
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, get_run_logger
@@ -25,6 +24,7 @@ from flows.server import command
 from flows.tasks import step
 from monitoring.watch import Outcome, wake
 from pipeline.artifacts import Workspace
+from pipeline.clock import now
 from pipeline.errors import VisionloopError
 from pipeline.params import Params
 
@@ -41,7 +41,7 @@ def watch(act: bool = False, draw: bool = True) -> State:
     workspace = Workspace.here()
     try:
         params = Params.load(workspace.params)
-        outcome = step("wake", lambda: wake(workspace, params, now=datetime.now(UTC), draw=draw))
+        outcome = step("wake", lambda: wake(workspace, params, now=now(), draw=draw))
     except VisionloopError as error:
         return Failed(message=str(error))
     logger.info("%s: %s", outcome.decision, outcome.reason)

@@ -7,10 +7,10 @@ import argparse
 import getpass
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.artifacts import Workspace
+from pipeline.clock import now
 from pipeline.errors import StateError, VisionloopError
 
 HELP = {
@@ -108,7 +108,7 @@ def _label(workspace: Workspace, options: argparse.Namespace) -> str:
         Params.load(workspace.params),
         options.answers,
         by=options.by or getpass.getuser(),
-        now=datetime.now(UTC),
+        now=now(),
         domain=options.domain,
         new_classes=options.new_class,
     )
@@ -122,7 +122,7 @@ def _dismiss(workspace: Workspace, options: argparse.Namespace) -> str:
         episode = journal.open_episode()
         if episode is None:
             raise StateError("no episode is open, so there is nothing to dismiss")
-        dismiss(journal, episode.id, why=options.why, now=datetime.now(UTC))
+        dismiss(journal, episode.id, why=options.why, now=now())
     return f"Episode {episode.id} is dismissed. The next alarm needs evidence of its own."
 
 

@@ -27,8 +27,8 @@ ONLY_IN = {
     "torchvision": LEARNING,
     "timm": LEARNING,
 }
-SERVICES_MAY = {"artifacts", "bundle", "images", "transforms", "registry", "params", "errors"}
-MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images"}
+SERVICES_MAY = {"artifacts", "bundle", "images", "transforms", "registry", "params", "errors", "clock"}
+MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images", "clock"}
 
 
 def modules() -> list[Path]:
@@ -156,7 +156,18 @@ def test_no_registry_address_is_in_the_repository() -> None:
 
 
 # What only says where and how things are kept: it can't change what a stage computes.
-KEEPING = {"errors", "params", "telemetry", "artifacts", "folders", "lock", "registry", "history", "answers"}
+KEEPING = {
+    "errors",
+    "params",
+    "telemetry",
+    "artifacts",
+    "folders",
+    "lock",
+    "registry",
+    "history",
+    "answers",
+    "clock",
+}
 
 
 def needed(module: str) -> set[str]:
