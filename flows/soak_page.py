@@ -1,0 +1,2 @@
+def page(report, said):
+    return said

@@ -1,0 +1,156 @@
+"""The people of the soaked year: they answer the queue late, in part and sometimes wrongly, mend a lens, close an episode.
+
+They know the truth of an image from the world and do what the loop's own messages tell them to, through the same
+intake and journal as ``python -m monitoring label`` and ``dismiss``.
+"""
+
+import csv
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.soak_pool import Pools
+from flows.soak_world import World
+from monitoring.journal import Episode, Journal, dismiss
+from monitoring.label_intake import take
+from monitoring.watch import Outcome
+from pipeline.artifacts import Workspace, read_json
+from pipeline.params import Params
+
+__all__ = ["Team"]
+
+WRONG = 0.04
+"""Share of the answers that name another class."""
+OPEN = 0.05
+"""Share of the images that nobody is sure about."""
+FIRST = 0.6
+"""Share of a queue that comes back first; the rest follows."""
+TARDY = 2
+"""Of which queue (counted from 1) nobody thinks for three weeks, longer than watch.label_timeout_days."""
+FRESH = 60
+"""Labelled images that are brought where the loop asks for more."""
+PATIENCE = 2
+"""Verdicts against a challenger in one episode, after which the team closes it."""
+
+
+@dataclass
+class Team:
+    """``labels`` given in all, ``wrong`` of them; ``dismissed`` episodes with why; ``recent``: ids of these days' images."""
+
+    workspace: Workspace
+    params: Params
+    world: World
+    pools: Pools
+    recent: list[str] = field(default_factory=list)
+    labels: int = 0
+    wrong: int = 0
+    dismissed: list[tuple[str, str]] = field(default_factory=list)
+    queues: int = 0
+    rejections: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._rng = np.random.default_rng([self.world.seed, 17])
+        self._agenda: list[tuple[datetime, str, str]] = []
+        self._places = self.pools.places()
+        self._classes = sorted({self._truth(image_id) for image_id in self._places})
+
+    def hear(self, outcome: Outcome, now: datetime) -> None:
+        """What the watch said: an alarm is looked at, a verdict against a challenger is followed up."""
+        episode = outcome.episode
+        if outcome.decision == "drift_open" and episode is not None and outcome.evidence is not None:
+            kind = read_json(outcome.evidence / "explanation.json")["kind"]
+            if kind == "source":
+                self._later(now, self._days(1, 4), "mend", episode.id)
+                return
+            self.queues += 1
+            late = self._days(21, 24) if self.queues == TARDY else self._days(1, 5)
+            self._later(now, late, "answer", episode.id)
+            self._later(now, late + self._days(2, 6), "rest", episode.id)
+
+    def hear_verdict(self, episode: Episode, now: datetime) -> None:
+        """The challenger of ``episode`` was not promoted: bring more labels, or close it."""
+        count = self.rejections[episode.id] = self.rejections.get(episode.id, 0) + 1
+        self._later(now, self._days(2, 5), "dismiss" if count >= PATIENCE else "more", episode.id)
+
+    def work(self, now: datetime) -> None:
+        """Do what is due."""
+        due = sorted(entry for entry in self._agenda if entry[0] <= now)
+        self._agenda = [entry for entry in self._agenda if entry[0] > now]
+        for _, task, episode in due:
+            with Journal(self.workspace.journal) as journal:
+                if not journal.episode(episode).is_open:
+                    continue
+            if task == "mend":
+                self.world.mended = now
+                self._close(episode, "the lens is clean again", now)
+            elif task == "dismiss":
+                self._close(episode, "labels show no loss that another model would mend", now)
+            elif task == "more":
+                self._bring(episode, now)
+            else:
+                self._answer(episode, now, FIRST if task == "answer" else 1.0)
+
+    def _later(self, now: datetime, days: float, task: str, episode: str) -> None:
+        self._agenda.append((now + timedelta(days=days), task, episode))
+
+    def _days(self, low: float, high: float) -> float:
+        return float(self._rng.uniform(low, high))
+
+    def _close(self, episode: str, why: str, now: datetime) -> None:
+        with Journal(self.workspace.journal) as journal:
+            dismiss(journal, episode, why=why, now=now)
+        self.dismissed.append((episode, why))
+
+    def _answer(self, episode: str, now: datetime, share: float) -> None:
+        """Fill in the first ``share`` of queue.csv and hand it in."""
+        queue = self.workspace.queue / episode
+        with (queue / "queue.csv").open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        done = rows[: round(share * len(rows))]
+        for row in done:
+            row["label"] = self._named(row["image_id"])
+        if done:
+            answered = queue / f"answered-{now:%Y%m%dT%H%M}.csv"
+            with answered.open("w", encoding="utf-8", newline="") as stream:
+                writer = csv.DictWriter(stream, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(done)
+            self._take(answered, now, None)
+
+    def _bring(self, episode: str, now: datetime) -> None:
+        """Images of these days in folders by class, as the loop asks for where it wants more labels."""
+        folder = self.workspace.home / "brought" / f"{episode}-{now:%Y%m%dT%H%M}"
+        for image_id in self.recent[-FRESH:]:
+            target = folder / (self._named(image_id) or self._truth(image_id)) / f"{image_id}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self._image(image_id)["data"])
+        self._take(folder, now, f"production-{episode[:8]}")
+
+    def _take(self, given: Path, now: datetime, domain: str | None) -> None:
+        taken = take(self.workspace, self.params, given, by="the label team", now=now, domain=domain)
+        self.labels += len(taken.labels)
+        self.wrong += sum(label.label != self._truth(label.image_id) for label in taken.labels)
+        for label in taken.labels:
+            self.world.retire(*self._places[label.image_id])
+
+    def _image(self, image_id: str) -> dict[str, Any]:
+        regime, index = self._places[image_id]
+        return self.pools.images(regime)[index]
+
+    def _truth(self, image_id: str) -> str:
+        return str(self._image(image_id)["label"])
+
+    def _named(self, image_id: str) -> str:
+        """What the team calls an image, the same each time; "" where nobody is sure."""
+        rng = np.random.default_rng([self.world.seed, int(image_id[:12], 16)])
+        chance, label = float(rng.random()), self._truth(image_id)
+        if chance < OPEN:
+            return ""
+        return (
+            str(rng.choice([name for name in self._classes if name != label]))
+            if chance < OPEN + WRONG
+            else label
+        )
