@@ -104,16 +104,19 @@ class Account:
     world: World
     pools: Pools
     first: Path
-    known: datetime = START
+    known: dict[str, datetime] = field(default_factory=dict)
     alarms: list[Alarm] = field(default_factory=list)
     retrains: list[Retrain] = field(default_factory=list)
     promotions: list[Promotion] = field(default_factory=list)
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
     decisions: Counter[str] = field(default_factory=Counter)
     failed_wake_ups: list[dict[str, Any]] = field(default_factory=list)
 
-    def alarm(self, time: datetime, episode: str, words: str, sent: Sequence[Request]) -> Alarm:
+    def alarm(
+        self, time: datetime, champion: str, episode: str, words: str, sent: Sequence[Request]
+    ) -> Alarm:
         """An episode opened at ``time``; ``sent`` are all acknowledged requests so far."""
-        cause = cause_of(self.world, self.known, time)
+        cause = cause_of(self.world, self.known.get(champion, START), time)
         began = START + timedelta(days=cause.day) if cause else None
         alarm = Alarm(
             day=day_of(time),
@@ -144,7 +147,7 @@ class Account:
             (round(low, 4), round(high, 4)), high < 0,
         )  # fmt: skip
         self.promotions.append(promotion)
-        self.known = known
+        self.known[after.name] = known
         return promotion
 
     def accuracy(self, answered: Sequence[tuple[Request, str]], bundles: Path) -> dict[str, Any]:
@@ -184,6 +187,7 @@ class Account:
             },
             "retrains": [asdict(retrain) for retrain in self.retrains],
             "promotions": [asdict(promotion) for promotion in self.promotions],
+            "rollbacks": self.rollbacks,
             "wrong_promotions": sum(promotion.wrong for promotion in self.promotions),
             "wake_ups": sum(self.decisions.values()),
             "decisions": dict(self.decisions),

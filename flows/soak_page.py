@@ -1,2 +1,2 @@
-def page(report, said):
+def page(report: dict[str, object], said: str) -> str:
     return said

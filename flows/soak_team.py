@@ -14,7 +14,8 @@ import numpy as np
 
 from flows.soak_pool import Pools
 from flows.soak_world import World
-from monitoring.journal import Episode, Journal, dismiss
+from monitoring.episodes import approve, dismiss
+from monitoring.journal import Episode, Journal
 from monitoring.label_intake import take
 from monitoring.watch import Outcome
 from pipeline.artifacts import Workspace, read_json
@@ -31,14 +32,12 @@ FIRST = 0.6
 TARDY = 2
 """Of which queue (counted from 1) nobody thinks for three weeks, longer than watch.label_timeout_days."""
 FRESH = 60
-"""Labelled images that are brought where the loop asks for more."""
-PATIENCE = 2
-"""Verdicts against a challenger in one episode, after which the team closes it."""
+"""Labelled images that are brought after a challenger was refused."""
 
 
 @dataclass
 class Team:
-    """``labels`` given in all, ``wrong`` of them; ``dismissed`` episodes with why; ``recent``: ids of these days' images."""
+    """``labels`` given in all, ``wrong`` of them; ``dismissed`` and ``approved`` episodes with why; ``recent``: ids of these days' images."""
 
     workspace: Workspace
     params: Params
@@ -48,53 +47,80 @@ class Team:
     labels: int = 0
     wrong: int = 0
     dismissed: list[tuple[str, str]] = field(default_factory=list)
+    approved: list[tuple[str, str]] = field(default_factory=list)
     queues: int = 0
-    rejections: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng([self.world.seed, 17])
-        self._agenda: list[tuple[datetime, str, str]] = []
+        self._agenda: list[tuple[datetime, str, str, str]] = []
+        self._known: set[str] = set()
+        self._brought: set[str] = set()
         self._places = self.pools.places()
         self._classes = sorted({self._truth(image_id) for image_id in self._places})
 
     def hear(self, outcome: Outcome, now: datetime) -> None:
-        """What the watch said: an alarm is looked at, a verdict against a challenger is followed up."""
+        """What the watch said: a queue is worked off, a question is answered."""
         episode = outcome.episode
-        if outcome.decision == "drift_open" and episode is not None and outcome.evidence is not None:
-            kind = read_json(outcome.evidence / "explanation.json")["kind"]
-            if kind == "source":
-                self._later(now, self._days(1, 4), "mend", episode.id)
-                return
+        if episode is None or not episode.is_open:
+            return
+        opened = outcome.evidence if outcome.decision == "drift_open" else None
+        if opened and read_json(opened / "explanation.json")["kind"] == "source":
+            self._known.add(episode.id)
+            self._later(now, self._days(1, 4), "mend", episode.id)
+        queue = outcome.queue.name if outcome.queue and (outcome.queue / "queue.csv").exists() else None
+        if queue and queue not in self._known:
+            self._known.add(queue)
             self.queues += 1
             late = self._days(21, 24) if self.queues == TARDY else self._days(1, 5)
-            self._later(now, late, "answer", episode.id)
-            self._later(now, late + self._days(2, 6), "rest", episode.id)
-
-    def hear_verdict(self, episode: Episode, now: datetime) -> None:
-        """The challenger of ``episode`` was not promoted: bring more labels, or close it."""
-        count = self.rejections[episode.id] = self.rejections.get(episode.id, 0) + 1
-        self._later(now, self._days(2, 5), "dismiss" if count >= PATIENCE else "more", episode.id)
+            self._later(now, late, "answer", episode.id, queue)
+            self._later(now, late + self._days(2, 6), "rest", episode.id, queue)
+        question = f"{episode.id} {episode.asks} {episode.retrain_started}"
+        if episode.state == "needs_human" and episode.asks != "labels" and question not in self._known:
+            self._known.add(question)
+            self._later(now, self._days(1, 3), f"asked {episode.asks}", episode.id)
 
     def work(self, now: datetime) -> None:
         """Do what is due."""
         due = sorted(entry for entry in self._agenda if entry[0] <= now)
         self._agenda = [entry for entry in self._agenda if entry[0] > now]
-        for _, task, episode in due:
+        for _, task, episode, queue in due:
             with Journal(self.workspace.journal) as journal:
-                if not journal.episode(episode).is_open:
-                    continue
+                known = journal.episode(episode)
+            if not known.is_open:
+                continue
             if task == "mend":
                 self.world.mended = now
                 self._close(episode, "the lens is clean again", now)
-            elif task == "dismiss":
-                self._close(episode, "labels show no loss that another model would mend", now)
-            elif task == "more":
-                self._bring(episode, now)
-            else:
-                self._answer(episode, now, FIRST if task == "answer" else 1.0)
+            elif task in ("answer", "rest"):
+                self._answer(queue, now, FIRST if task == "answer" else 1.0)
+            elif known.state == "needs_human":
+                self._decide(known, now)
 
-    def _later(self, now: datetime, days: float, task: str, episode: str) -> None:
-        self._agenda.append((now + timedelta(days=days), task, episode))
+    def _decide(self, episode: Episode, now: datetime) -> None:
+        """What a person is asked: a refused challenger gets more labels once, an undecided one goes if it is the better one."""
+        if episode.asks == "rejected" and episode.id not in self._brought:
+            self._brought.add(episode.id)
+            self._bring(episode.id, now)
+            self._approve(episode.id, "more labels are there", now)
+        elif episode.asks == "rejected":
+            self._close(episode.id, "more labels did not help", now)
+        elif episode.asks == "verdict" and self._gain() <= 0:
+            self._close(episode.id, "the challenger is no better on labelled images", now)
+        else:
+            self._approve(episode.id, "it is the better one on labelled images", now)
+
+    def _gain(self) -> float:
+        """Accuracy of the challenger less that of the champion, on the test images of the last verdict."""
+        checks = {check["name"]: check for check in read_json(self.workspace.verdict)["checks"]}
+        return float(checks["noninferiority"]["value"]) if "noninferiority" in checks else 0.0
+
+    def _approve(self, episode: str, why: str, now: datetime) -> None:
+        with Journal(self.workspace.journal) as journal:
+            approve(journal, episode, by="the label team", why=why, now=now)
+        self.approved.append((episode, why))
+
+    def _later(self, now: datetime, days: float, task: str, episode: str, queue: str = "") -> None:
+        self._agenda.append((now + timedelta(days=days), task, episode, queue))
 
     def _days(self, low: float, high: float) -> float:
         return float(self._rng.uniform(low, high))
@@ -104,9 +130,9 @@ class Team:
             dismiss(journal, episode, why=why, now=now)
         self.dismissed.append((episode, why))
 
-    def _answer(self, episode: str, now: datetime, share: float) -> None:
+    def _answer(self, asked: str, now: datetime, share: float) -> None:
         """Fill in the first ``share`` of queue.csv and hand it in."""
-        queue = self.workspace.queue / episode
+        queue = self.workspace.queue / asked
         with (queue / "queue.csv").open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
         done = rows[: round(share * len(rows))]

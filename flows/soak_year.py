@@ -53,6 +53,7 @@ class Year:
         self._full_hour = int(world.days * 0.21) * 24 + 10
         self._retrain_killed = world.days < 180  # a short soak has no time for the cooldown after it
         self.killed_watches = self.killed_retrains = 0
+        self._before = ""
         self._recent: deque[str] = deque(maxlen=RECENT)
 
     def live(self) -> None:
@@ -99,11 +100,20 @@ class Year:
         self.account.decisions[outcome.decision] += 1
         if outcome.decision == "drift_open" and outcome.episode is not None:
             sent = [request for request, _ in self.traffic.acknowledged.values()]
-            alarm = self.account.alarm(now, outcome.episode.id, outcome.explanation or "", sent)
+            alarm = self.account.alarm(
+                now, str(outcome.champion), outcome.episode.id, outcome.explanation or "", sent
+            )
             self._say(now, f"alarm ({alarm.cause or 'FALSE'}): {alarm.words}")
+        elif (
+            outcome.decision in ("rolled_back", "needs_human", "monitoring")
+            and outcome.decision != self._before
+        ):
+            self._say(now, f"{outcome.decision}: {outcome.reason}")
+        self._before = outcome.decision
         self.team.hear(outcome, now)
         if outcome.retrain and outcome.episode is not None:
             self._retrain(outcome, outcome.episode, now)
+        self._follow(outcome.episode, now)
 
     def _retrain(self, outcome: Outcome, episode: Episode, now: datetime) -> None:
         """What the event ``visionloop.retrain.requested`` starts; the first one of the year is killed on its way."""
@@ -118,7 +128,6 @@ class Year:
             outcome.reason,
         )
         self.stage.environment["VISIONLOOP_NOW"] = now.isoformat()
-        before = self.traffic.bundle
         if not self._retrain_killed:
             self._retrain_killed = True
             self._kill_retrain(command, episode)
@@ -130,15 +139,19 @@ class Year:
                 came, says = after.state, journal.steps(1)[0].reason
         self.account.retrains.append(Retrain(day_of(now), episode.id, outcome.reason, came, says))
         self._say(now, f"retrain: {came}: {says}")
-        champion = self.registry.champion()
-        if champion is not None and champion.digest != before.name:
-            self.traffic.start()  # a service keeps the bundle that it started with
-            promotion = self.account.promotion(now, before, self.traffic.bundle, episode.opened)
-            self._say(
-                now, f"champion: {promotion.accuracy_before} → {promotion.accuracy} on these days' images"
-            )
-        elif came == "rejected":
-            self.team.hear_verdict(episode, now)
+
+    def _follow(self, episode: Episode | None, now: datetime) -> None:
+        """A service keeps the bundle that it started with: where the pointer has moved, it is started again."""
+        champion, before = self.registry.champion(), self.traffic.bundle
+        if champion is None or champion.digest == before.name:
+            return
+        self.traffic.start()
+        known = episode.opened if episode else now
+        if champion.digest in self.account.known or champion.digest == self.account.first.name:
+            self.account.rollbacks.append({"day": day_of(now), "to": champion.digest, "from": before.name})
+            return
+        promotion = self.account.promotion(now, before, self.traffic.bundle, known)
+        self._say(now, f"champion: {promotion.accuracy_before} → {promotion.accuracy} on these days' images")
 
     def _kill_retrain(self, command: tuple[str, ...], episode: Episode) -> None:
         self.stage.launch("retrain", *command)
@@ -211,5 +224,6 @@ class Year:
                 "wrong": self.team.wrong,
                 "queues": self.team.queues,
                 "dismissed": [{"episode": episode, "why": why} for episode, why in self.team.dismissed],
+                "approved": [{"episode": episode, "why": why} for episode, why in self.team.approved],
             },
         }  # fmt: skip

@@ -116,7 +116,8 @@ def _label(workspace: Workspace, options: argparse.Namespace) -> str:
 
 
 def _dismiss(workspace: Workspace, options: argparse.Namespace) -> str:
-    from monitoring.journal import Journal, dismiss
+    from monitoring.episodes import dismiss
+    from monitoring.journal import Journal
 
     with Journal(workspace.journal) as journal:
         episode = journal.open_episode()

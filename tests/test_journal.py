@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.journal import (
-    Episode,
-    Journal,
-    Step,
+from monitoring import leases
+from monitoring.episodes import (
     dismiss,
     mark_failed,
     mark_promoted,
@@ -21,7 +19,9 @@ from monitoring.journal import (
     mark_retrain_started,
     retrains_since,
 )
+from monitoring.journal import Episode, Journal, Step
 from pipeline.errors import StateError
+from tests.monitored import walked
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -57,25 +57,27 @@ def test_an_episodes_way_to_promotion(tmp_path: Path) -> None:
         journal.begin(episode())
         assert mark_retrain_started(journal, "e1", now=NOW, labels=50)
         assert journal.episode("e1").labels_used == 50
+        walked(journal, "e1", "infra_validating", now=NOW)
         assert mark_promoted(journal, "e1", challenger="d" * 64, now=NOW)
-        assert journal.open_episode() is None
-        assert [step.decision for step in journal.steps()] == ["training", "promoted"]
+        assert journal.episode("e1").promoted == NOW
+        assert [step.decision for step in journal.steps()] == ["dataset_frozen", "promoted"]
 
 
-def test_a_repeated_event_changes_nothing(tmp_path: Path) -> None:
+def test_a_repeated_or_reordered_event_changes_nothing(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.sqlite") as journal:
         first = journal.begin(episode())
         assert journal.begin(episode()) == first
+        assert not mark_promoted(journal, "e1", challenger="d" * 64, now=NOW)
+        assert not mark_rejected(journal, "e1", challenger="d" * 64, why="accuracy", now=NOW)
         assert mark_retrain_started(journal, "e1", now=NOW, labels=50)
         assert not mark_retrain_started(journal, "e1", now=NOW + timedelta(hours=1), labels=60)
-        assert mark_rejected(journal, "e1", challenger="d" * 64, why="accuracy", now=NOW)
-        assert not mark_rejected(journal, "e1", challenger="d" * 64, why="accuracy", now=NOW)
-        assert mark_retrain_started(journal, "e1", now=NOW, labels=90)
         assert mark_failed(journal, "e1", why="disk full", now=NOW)
+        assert not mark_failed(journal, "e1", why="disk full", now=NOW)
         assert dismiss(journal, "e1", why="lamp replaced", now=NOW)
         assert not mark_promoted(journal, "e1", challenger="d" * 64, now=NOW)
         assert not mark_retrain_started(journal, "e1", now=NOW, labels=99)
         assert journal.episode("e1").state == "dismissed"
+        assert journal.begin(episode()).state == "dismissed", "the same event later opens nothing"
 
 
 def test_one_episode_at_a_time(tmp_path: Path) -> None:
@@ -91,10 +93,10 @@ def test_of_two_who_read_the_same_version_one_is_told(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.sqlite") as first, Journal(tmp_path / "j.sqlite") as second:
         first.begin(episode())
         mine, yours = first.episode("e1"), second.episode("e1")
-        first.move(mine, "training", now=NOW)
+        first.move(mine, "dataset_frozen", now=NOW)
         with pytest.raises(StateError, match="moved by another process"):
             second.move(yours, "dismissed", now=NOW)
-        assert second.episode("e1").state == "training"
+        assert second.episode("e1").state == "dataset_frozen"
 
 
 def test_an_error_inside_a_transaction_leaves_nothing(tmp_path: Path) -> None:
@@ -175,6 +177,7 @@ def test_retrains_are_counted_by_their_start(tmp_path: Path) -> None:
         assert mark_retrain_started(journal, "e1", now=NOW, labels=50)
         journal.record(Step(time=NOW, decision="training", reason="a retrain is on its way"))
         assert mark_failed(journal, "e1", why="killed", now=NOW)
+        leases.revoke(journal, "e1")
         assert mark_retrain_started(journal, "e1", now=NOW + timedelta(days=40), labels=50)
         assert retrains_since(journal, NOW - timedelta(days=1)) == 2
         assert retrains_since(journal, NOW + timedelta(days=1)) == 1
