@@ -1,9 +1,11 @@
 """The year itself, hour by hour: traffic, kills, a full disk, people, and the loop that is woken every six hours."""
 
+import contextlib
 import fcntl
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import deque
 from datetime import datetime, timedelta
@@ -49,7 +51,7 @@ class Year:
         self._chance = random.Random(f"soak {world.seed}")  # noqa: S311 - a schedule, no secret
         hours = world.days * 24
         self._kills = set(self._chance.sample(range(24, hours), max(1, world.days // KILL_DAYS)))
-        self._watch_kills = set(self._chance.sample(range(48, hours), min(WATCH_KILLS, world.days // 30 + 1)))
+        self._watch_kills = set(self._chance.sample(range(48, hours), min(WATCH_KILLS, world.days // 60)))
         self._full_hour = int(world.days * 0.21) * 24 + 10
         self._retrain_killed = world.days < 180  # a short soak has no time for the cooldown after it
         self.killed_watches = self.killed_retrains = 0
@@ -162,9 +164,7 @@ class Year:
                     break
             time.sleep(0.2)
         time.sleep(self._chance.uniform(2, 12))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        self.killed_retrains += 1
+        self.killed_retrains += _killed(process)
 
     def _kill_watch(self, now: datetime) -> None:
         """A wake-up in a process of its own, killed while it holds the lock."""
@@ -174,9 +174,7 @@ class Year:
         while process.poll() is None and not self._watched():
             time.sleep(0.005)
         time.sleep(self._chance.uniform(0, 0.3))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        self.killed_watches += 1
+        self.killed_watches += _killed(process)
 
     def _watched(self) -> bool:
         """Whether somebody holds the watch's lock."""
@@ -227,3 +225,10 @@ class Year:
                 "approved": [{"episode": episode, "why": why} for episode, why in self.team.approved],
             },
         }  # fmt: skip
+
+
+def _killed(process: subprocess.Popen[Any]) -> bool:
+    """Kill -9 to the process and all that it has started; whether it was still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
