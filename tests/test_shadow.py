@@ -89,7 +89,9 @@ def test_it_answers_what_is_asked_for_and_stops_at_the_number(workspace: Workspa
 
 
 @pytest.mark.slow
-def test_a_challenger_that_can_not_answer_is_an_error_in_the_report_and_nowhere_else(workspace: Workspace) -> None:
+def test_a_challenger_that_can_not_answer_is_an_error_in_the_report_and_nowhere_else(
+    workspace: Workspace,
+) -> None:
     digest = challenger(workspace)
     model = Registry(workspace.registry).bundle_path(digest) / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"!")
@@ -172,7 +174,9 @@ def test_a_release_waits_for_the_shadow_and_the_client_sees_nothing_of_it(
         assert champion.digest == first, "nothing has moved"
         state = release(return_state=True)
         assert state.is_completed(), state.message
-        assert [_seen(service, image) for image in images] == before, "it keeps the bundle that it started with"
+        assert [_seen(service, image) for image in images] == before, (
+            "it keeps the bundle that it started with"
+        )
         assert service.metric('visionloop_shadow_total{outcome="answered"}') == 6
     champion = registry.champion()
     assert champion is not None
