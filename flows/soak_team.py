@@ -17,6 +17,7 @@ from flows.soak_world import World
 from monitoring.episodes import approve, dismiss
 from monitoring.journal import Episode, Journal
 from monitoring.label_intake import take
+from monitoring.labels import read_labels
 from monitoring.watch import Outcome
 from pipeline.artifacts import Workspace, read_json
 from pipeline.params import Params
@@ -110,9 +111,11 @@ class Team:
             self._approve(episode.id, "it is the better one on labelled images", now)
 
     def _gain(self) -> float:
-        """Accuracy of the challenger less that of the champion, on the test images of the last verdict."""
-        checks = {check["name"]: check for check in read_json(self.workspace.verdict)["checks"]}
-        return float(checks["noninferiority"]["value"]) if "noninferiority" in checks else 0.0
+        """Accuracy of the challenger less the champion's, on the test images of the newest domain."""
+        checks = read_json(self.workspace.verdict)["checks"]
+        newest = read_labels(self.workspace.labels)[-1].domain
+        found = [one["value"] for one in checks if one["name"] == f"noninferiority/domain/{newest}"]
+        return float(found[0]) if found else 0.0
 
     def _approve(self, episode: str, why: str, now: datetime) -> None:
         with Journal(self.workspace.journal) as journal:

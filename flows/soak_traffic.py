@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,11 @@ class Traffic:
             pass
         self.start()
         self.unanswered += waiting
-        again = [replace(request, id=f"{request.id}-again") for request in waiting.values()]
+        later = timedelta(milliseconds=1)
+        again = [
+            replace(request, id=f"{request.id}-again", time=request.time + later)
+            for request in waiting.values()
+        ]
         if again:
             self.send(again)
 

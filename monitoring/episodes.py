@@ -130,14 +130,25 @@ def supersede(journal: Journal, episode_id: str, *, champion: str, now: datetime
 
 def dismiss(journal: Journal, episode_id: str, *, why: str, now: datetime) -> bool:
     """A person says that the drift needs no new model; closes the episode."""
-    return _move(journal, episode_id, "dismissed", f"dismissed: {why}", now, None)
+    return _move(journal, episode_id, "dismissed", f"dismissed: {why}", now, None, approved=None)
+
+
+def silent(journal: Journal, champion: str) -> Episode | None:
+    """The last closed episode of the champion that keeps drift like its own from opening another."""
+    found = [
+        one
+        for one in journal.episodes()
+        if one.champion == champion and not one.is_open and not one.approved
+        if one.refused or one.state == "dismissed"
+    ]
+    return found[-1] if found else None
 
 
 def approve(journal: Journal, episode_id: str, *, by: str, why: str, now: datetime) -> Episode:
     """A person lets an episode go on that waits for one: with a retrain, or with the challenger's release.
 
     Before a retrain it lifts the cooldown, the month's budget and the number of labels, once; on a closed
-    episode whose challenger was refused, the silence of its signature.
+    episode that was refused or dismissed, the silence about drift like its own.
 
     Raises:
         StateError: the episode waits for nobody.
@@ -151,7 +162,7 @@ def approve(journal: Journal, episode_id: str, *, by: str, why: str, now: dateti
             after = (
                 "infra_validating" if episode.asks in ("verdict", "release", "shadow") else "awaiting_labels"
             )
-        elif episode.state in ("awaiting_labels", "failed") or (not episode.is_open and episode.refused):
+        elif episode.state in ("awaiting_labels", "failed") or silent(journal, episode.champion) == episode:
             after = episode.state
         else:
             raise StateError(

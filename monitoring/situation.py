@@ -56,7 +56,9 @@ def decided(
         retrains=retrains_since(journal, now - MONTH),
         retrains_a_month=watch.retrains_a_month,
         last_retrain=max((one.retrain_started for one in episodes if one.retrain_started), default=None),
-        dismissed=max((one.changed for one in own if one.state == "dismissed"), default=None),
+        dismissed=max(
+            (one.changed for one in own if one.state == "dismissed" and not one.approved), default=None
+        ),
         calm=stream.calm,
         refused=_refused(own, alarm.signature),
     )
