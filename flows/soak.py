@@ -62,7 +62,8 @@ def soak(root: Path, days: int, seed: int, pool: int = POOL) -> dict[str, Any]:
         return year.report() | {"seconds": round(time.perf_counter() - started, 1)}
     finally:
         stage.close()
-        shutil.copytree(disk.place, root / "state", dirs_exist_ok=True, symlinks=True)
+        if disk.mounted:  # what the year left stays to be looked at
+            shutil.copytree(disk.place, root / "state", symlinks=True)
         disk.unmount()
 
 
@@ -71,9 +72,9 @@ def verdict(report: dict[str, Any]) -> str:
     lost = report["requests"]["lost"] + report["requests"]["doubled"] + report["requests"]["read_twice"]
     year = report["accuracy"]["year"]
     return (
-        f"{report['days']} days: {len(report['alarms'])} alarms, {report['false_alarms']} of them false; "
-        f"{len(report['retrains'])} retrains, {len(report['promotions'])} promotions, {report['wrong_promotions']} of them "
-        f"wrong; {report['requests']['acknowledged']} requests acknowledged, {lost} lost or counted twice; accuracy "
+        f"{report['days']} days: alarms {len(report['alarms'])}, false {report['false_alarms']}; retrains "
+        f"{len(report['retrains'])}; promotions {len(report['promotions'])}, wrong {report['wrong_promotions']}; requests "
+        f"acknowledged {report['requests']['acknowledged']}, lost or counted twice {lost}; accuracy "
         f"{year['with_loop']:.3f} with the loop, {year['without_loop']:.3f} without"
     )
 

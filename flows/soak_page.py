@@ -46,7 +46,7 @@ no loop. Lines mark changes; a shaded one takes its time.</p>
 <h2>Retrains started</h2>
 {_table(("Day", "Why", "Came to", "In words"), [(_day(r["day"]), r["reason"], r["outcome"], r["says"]) for r in report["retrains"]])}
 <h2>What could have been done and was not</h2>
-{_table(("Days", "Why", "Wake-ups", "In words"), [(f"{s['day']} to {s['until_day']}", s["why"], s["wake_ups"], s["says"]) for s in report["suppressed"]])}
+{_table(("Days", "Why", "Wake-ups", "In words"), [(f"{_day(s['day'])} to {_day(s['until_day'])}", s["why"], s["wake_ups"], s["says"]) for s in report["suppressed"]])}
 <h2>Promotions</h2>
 <p>Both models on the images of these days that nobody labelled; wrong is worse by more than the interval.</p>
 {_table(("Day", "Champion", "Before", "After", "Difference, 95 %", "Wrong"), _promotions(report))}
@@ -70,13 +70,13 @@ def _figures(report: dict[str, Any]) -> str:
     figures = [
         (f"{100 * year['with_loop']:.1f} %", "accuracy with the loop"),
         (f"{100 * year['without_loop']:.1f} %", "without"),
-        (str(len(report["alarms"])), f"alarms, {report['false_alarms']} false"),
+        (str(report["false_alarms"]), f"false alarms, of {len(report['alarms'])}"),
         (
             f"{delays[len(delays) // 2]:g} days" if delays else "none",
             "from a real shift to its alarm, median",
         ),
-        (str(len(report["retrains"])), f"retrains, {len(report['suppressed'])} times suppressed"),
-        (str(len(report["promotions"])), f"promotions, {report['wrong_promotions']} wrong"),
+        (str(len(report["retrains"])), f"retrains, and {len(report['suppressed'])} times suppressed"),
+        (str(report["wrong_promotions"]), f"wrong promotions, of {len(report['promotions'])}"),
         (str(requests["lost"]), f"of {requests['acknowledged']:,} requests lost"),
     ]
     return (
@@ -130,7 +130,7 @@ def _share(row: dict[str, Any], name: str) -> str:
 
 
 def _day(day: float) -> str:
-    return f"{day:g}"
+    return f"{day:.1f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -146,7 +146,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         + "</tr>"
         for row in rows
     )
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+    told = ' class="told"' if head[-1] == "In words" else ""
+    return f"<table{told}><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _definitions(values: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ __all__ = ["PLOT_STYLE", "plot"]
 WIDTH, HEIGHT = 1000, 430
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 64, 84
 PLOT_STYLE = """
+table.told td:last-child, table.told th:last-child { width: 52%; }
 svg.year { height: auto; margin: 1rem 0; } svg.year text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 svg.year text.dim { fill: var(--dim); } svg.year .grid { stroke: var(--line); stroke-width: 1; }
 svg.year .with { stroke: var(--value); stroke-width: 2.5; fill: none; } svg.year .band { fill: var(--value); opacity: .15; stroke: none; }
