@@ -155,9 +155,9 @@ def _classes(rng: np.random.Generator, mix: dict[str, float], size: int) -> list
 
 def _smeared(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
     """Through grease on the lens: blurred, flat, with a dark stain that lies where it lies."""
-    soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(4)), dtype=np.float32) / 255
+    soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(2)), dtype=np.float32) / 255
     height, width = soft.shape[:2]
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     stain = np.exp(-(((rows - 0.35 * height) / 35) ** 2 + ((columns - 0.6 * width) / 28) ** 2))
-    seen = (0.6 * soft + 0.12) * (1 - 0.75 * stain[..., None]) + rng.normal(0, 0.008, soft.shape)
+    seen = (0.7 * soft + 0.1) * (1 - 0.75 * stain[..., None]) + rng.normal(0, 0.008, soft.shape)
     return Image.fromarray((np.clip(seen, 0, 1) * 255).astype(np.uint8))

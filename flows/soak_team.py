@@ -30,8 +30,8 @@ OPEN = 0.05
 """Share of the images that nobody is sure about."""
 FIRST = 0.6
 """Share of a queue that comes back first; the rest follows."""
-TARDY = 2
-"""Of which queue (counted from 1) nobody thinks for three weeks, longer than watch.label_timeout_days."""
+TARDY = 3
+"""Of which alarm's queue (counted from 1) nobody thinks for 16 days, longer than watch.label_timeout_days."""
 FRESH = 60
 """Labelled images that are brought after a challenger was refused."""
 
@@ -55,6 +55,7 @@ class Team:
         self._rng = np.random.default_rng([self.world.seed, 17])
         self._agenda: list[tuple[datetime, str, str, str]] = []
         self._known: set[str] = set()
+        self._alarms = 0
         self._brought: set[str] = set()
         self._places = self.pools.places()
         self._classes = sorted({self._truth(image_id) for image_id in self._places})
@@ -72,7 +73,9 @@ class Team:
         if queue and queue not in self._known:
             self._known.add(queue)
             self.queues += 1
-            late = self._days(21, 24) if self.queues == TARDY else self._days(1, 5)
+            self._alarms += queue == episode.id
+            tardy = queue == episode.id and self._alarms == TARDY
+            late = self._days(16, 18) if tardy else self._days(1, 5)
             self._later(now, late, "answer", episode.id, queue)
             self._later(now, late + self._days(2, 6), "rest", episode.id, queue)
         question = f"{episode.id} {episode.asks} {episode.retrain_started}"
