@@ -223,7 +223,7 @@ subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
 time.sleep(60)"""
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
     pid = tmp_path / "pid"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (pid.exists() and pid.read_text().strip()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -240,7 +240,7 @@ def test_what_leaves_the_group_ends_with_the_guard_s_parent_too(tmp_path: Path) 
         [sys.executable, "-I", GUARD, "sh", "-c", command], cwd=tmp_path, stdin=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
-    pid, deadline = tmp_path / "pid", time.monotonic() + 30
+    pid, deadline = tmp_path / "pid", time.monotonic() + 120
     while not (pid.exists() and pid.read_text().strip()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
