@@ -192,7 +192,7 @@ def _standing(s: Situation) -> Action:
     if seen.images >= seen.wanted and (seen.labelled or _late(s)):
         how = "not worse than the old one" if seen.labelled else "its labels did not come"
         return Action("monitoring", f"the new champion was observed, {how}: {seen.words}", "monitoring")
-    if s.alarm:
+    if s.alarm and seen.images >= seen.wanted:
         return Action("monitoring", f"a new drift ends the observation: {s.evidence}", "monitoring")
     return Action("observing", seen.words, None if s.state == "observing" else "observing")
 

@@ -178,7 +178,7 @@ class _Wake:
         began = since or window.rows[0].time
         alarm = Alarm(decision.alarm, evidence_in_words(decision, since))
         episode = standing = self.journal.open_episode()
-        # A new drift ends the observation of a new champion, unless that is about to be rolled back.
+        # A new drift ends an observation that has its number of images, unless the champion is to be rolled back.
         over = self._decide(episode, 0, alarm) if alarm.raised and episode else None
         if over and over.state == "monitoring":
             episode = None
