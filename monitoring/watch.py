@@ -185,7 +185,7 @@ class _Wake:
         if alarm.raised and episode is None:
             shifted = self.stream.since(began, EXPLAINED) or window
             explanation = explain(self.stream.measure, shifted)
-            alarm = Alarm(True, f"{explanation.text} {alarm.words}", signature_of(explanation, decision))
+            alarm = Alarm(True, f"{explanation.text} {alarm.words}", signature_of(explanation))
         action = self._decide(None, len(window), alarm)
         drifting = episode is not None and (alarm.raised or episode.state not in STANDING)
         step = Step(
