@@ -182,11 +182,13 @@ class _Wake:
         over = self._decide(episode, 0, alarm) if alarm.raised and episode else None
         if over and over.state == "monitoring":
             episode = None
+        explanation = None
         if alarm.raised and episode is None:
-            shifted = self.stream.since(began, EXPLAINED) or window
-            explanation = explain(self.stream.measure, shifted)
-            alarm = Alarm(True, f"{explanation.text} {alarm.words}", signature_of(explanation))
+            explanation = explain(self.stream.measure, self.stream.since(began, EXPLAINED) or window)
+            alarm = replace(alarm, signature=signature_of(explanation))
         action = self._decide(None, len(window), alarm)
+        if explanation is not None and action.kind == "drift_open":
+            action = replace(action, reason=f"{explanation.text} {action.reason}")
         drifting = episode is not None and (alarm.raised or episode.state not in STANDING)
         step = Step(
             time=self.now,
