@@ -4,13 +4,16 @@
     python -m flows.release --approve "<why>"      # takes INSUFFICIENT_EVIDENCE upon yourself, on record
 
 The Bento is built and started in a sandbox, and real images are put to it; only when it answers as the
-bundle did offline does the champion pointer move. Releasing whoever is champion already does nothing.
+bundle did offline does the champion pointer move. With ``release.shadow_images`` the challenger first answers so
+many requests beside the champion, unseen: the release ends there, and goes on when it is run again (the watch
+does). Releasing whoever is champion already does nothing.
 """
 
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +29,15 @@ from flows.sandbox import ask, golden_images, sandbox
 from flows.scratch import scratch
 from flows.server import command
 from flows.tasks import step
-from monitoring.journal import Journal, mark_promoted
+from monitoring import leases
+from monitoring.episodes import advance, ask_human, mark_promoted, promoting
+from monitoring.journal import Journal
+from monitoring.leases import Lease, beating
+from monitoring.policy import ASKED
+from monitoring.shadow import begin as begin_shadow
+from monitoring.shadow import end as end_shadow
+from monitoring.shadow import requested, shadowed
+from monitoring.states import allowed
 from pipeline import recipe
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.bundle import verify
@@ -141,23 +152,71 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
     workspace = Workspace.here()
     try:
         params = Params.load(workspace.params)
+        approve = approve or _approval(workspace)
         challenger = step("examine", lambda: examine(workspace, approve))
         if challenger.is_champion:
             _settle(workspace, params, challenger.digest, get_run_logger().log)
             return Completed(message=_ALREADY.format(challenger.digest[:12]))
-        with scratch(workspace) as place:
-            return _release(
-                workspace,
-                params,
-                challenger,
-                challenger.approved["why"] if challenger.approved else why,
-                place,
+        why = challenger.approved["why"] if challenger.approved else why
+        with scratch(workspace) as place, _leased(workspace, challenger.digest) as lease:
+            if requested(workspace) != challenger.digest:
+                _try(workspace, params, challenger, why, place)
+            waiting = _shadow(workspace, params, challenger, lease, approve)
+            return (
+                Completed(message=waiting) if waiting else _promote(workspace, params, challenger, why, lease)
             )
     except VisionloopError as error:
         return Failed(message=str(error))
 
 
-def _release(workspace: Workspace, params: Params, challenger: Challenger, why: str, place: Path) -> State:
+def _approval(workspace: Workspace) -> str | None:
+    """What a person said with `python -m monitoring approve`, where that let the release go on."""
+    if not workspace.journal.exists():
+        return None
+    with Journal(workspace.journal) as journal:
+        episode = journal.open_episode()
+    return episode.approved if episode and episode.state == "infra_validating" else None
+
+
+@contextmanager
+def _leased(workspace: Workspace, digest: str) -> Iterator[Lease | None]:
+    """The lease of the episode that the challenger was trained for; None where there is none.
+
+    Raises:
+        StateError: another worker is at it.
+    """
+    lease = _lease(workspace, digest) if workspace.journal.exists() else None
+    if lease is None:
+        yield None
+        return
+    with beating(workspace.journal, lease):
+        yield lease
+
+
+def _lease(workspace: Workspace, digest: str) -> Lease | None:
+    with Journal(workspace.journal) as journal, journal.transaction():
+        episode = journal.open_episode()
+        if episode is None or episode.challenger != digest:
+            return None
+        lease = leases.take(journal, episode.id)
+        if lease is None:
+            raise StateError(
+                f"another worker is at the release of {digest[:12]} for episode {episode.id}: wait for it, and see "
+                "`python -m monitoring status`"
+            )
+        if allowed(episode.state, "infra_validating"):  # it waited for a person, or had failed
+            advance(
+                journal,
+                lease,
+                "infra_validating",
+                now=datetime.now(UTC),
+                why="its release was started by hand",
+            )
+    return lease
+
+
+def _try(workspace: Workspace, params: Params, challenger: Challenger, why: str, place: Path) -> None:
+    """Build the Bento and put real images to it; then everything is there that a champion needs."""
     logger = get_run_logger()
     digest, registry, store = challenger.digest, Registry(workspace.registry), workspace.home / "bentoml"
     golden = step("golden images", lambda: golden_images(workspace, params))
@@ -181,10 +240,65 @@ def _release(workspace: Workspace, params: Params, challenger: Challenger, why: 
         workspace, challenger.verdict, bento=bento, sandbox=tried, by=by, why=why,
         approved=challenger.approved, before=challenger.champion,
     )  # fmt: skip
-    step("promote", lambda: registry.promote(digest, by=by, why=why, expect=challenger.champion))
-    _settle(workspace, params, digest, logger.log)
+
+
+def _shadow(
+    workspace: Workspace, params: Params, challenger: Challenger, lease: Lease | None, approve: str | None
+) -> str | None:
+    """None where the pointer may move; else how far the challenger is beside the champion.
+
+    Raises:
+        RefusedError: it failed there, or agrees too little; a person is asked.
+    """
+    wanted, digest = params.release.shadow_images, challenger.digest
+    seen = shadowed(workspace, digest, wanted, params.release.min_shadow_agreement)
+    if not wanted or challenger.champion is None or (approve and seen.against):
+        return None
+    if seen.images >= wanted and seen.against:
+        end_shadow(workspace)
+        told = f"{seen.words}: {seen.against}"
+        if lease is not None:
+            with Journal(workspace.journal) as journal:
+                why = f"{told}. {ASKED['shadow']}"
+                ask_human(journal, lease.episode, asks="shadow", why=why, now=datetime.now(UTC), lease=lease)
+        raise RefusedError(f'{told}; take it upon yourself with `python -m flows.release --approve "<why>"`')
+    if seen.images >= wanted:
+        get_run_logger().info("%s", seen.words)
+        record = lineage.record_path(workspace, digest)
+        write_json(record, read_json(record) | {"shadow": seen.words})
+        return None
+    if requested(workspace) != digest:
+        now = datetime.now(UTC)
+        begin_shadow(workspace, digest, wanted, now)
+        if lease is not None:
+            with Journal(workspace.journal) as journal:
+                why = f"{digest[:12]} answers beside the champion, unseen, for {wanted} images (release.shadow_images)"
+                advance(journal, lease, "shadow", now=now, why=why)
+    return (
+        f"shadow: {digest[:12]} has answered {seen.images} of {wanted} images beside the champion; run `python -m "
+        "flows.release` again, or let the watch do it"
+    )
+
+
+def _promote(
+    workspace: Workspace, params: Params, challenger: Challenger, why: str, lease: Lease | None
+) -> State:
+    digest, registry, by = challenger.digest, Registry(workspace.registry), lineage.account()
+
+    def move() -> None:
+        if lease is None:
+            registry.promote(digest, by=by, why=why, expect=challenger.champion)
+            return
+        with Journal(workspace.journal) as journal:
+            fence = promoting(journal, lease, challenger=digest, now=datetime.now(UTC))
+            registry.promote(digest, by=by, why=why, expect=challenger.champion, fence=fence)
+
+    step("promote", move)
+    if requested(workspace) == digest:
+        end_shadow(workspace)
+    _settle(workspace, params, digest, get_run_logger().log)
     _ask_service(params, digest)
-    message = f"{digest[:12]} is champion: {bento}"
+    message = f"{digest[:12]} is champion: {read_json(lineage.record_path(workspace, digest))['bento']}"
     page = f"# {plain(message)}\n\n{plain(why)}\n\n{verdict_page(challenger.verdict)}"
     create_markdown_artifact(markdown=page, key="release", description=plain(message))
     return Completed(message=message)
@@ -222,7 +336,7 @@ def _close_episode(workspace: Workspace, digest: str) -> None:
         return
     with Journal(workspace.journal) as journal:
         episode = journal.open_episode()
-        if episode is not None and (episode.state == "training" or episode.challenger == digest):
+        if episode is not None and episode.challenger == digest:
             mark_promoted(journal, episode.id, challenger=digest, now=datetime.now(UTC))
 
 
@@ -255,7 +369,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     workspace = Workspace.here()
     try:  # neither a refusal nor a release that is done already has a server to wait for
-        challenger = examine(workspace, options.approve)
+        challenger = examine(workspace, options.approve or _approval(workspace))
         if challenger.is_champion:
             _settle(workspace, Params.load(workspace.params), challenger.digest, lambda _, text: print(text))
             print(_ALREADY.format(challenger.digest[:12]))

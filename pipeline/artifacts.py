@@ -279,6 +279,14 @@ class Workspace:
         return self.home / "queue"
 
     @property
+    def shadow_request(self) -> Path:
+        return self.home / "shadow.json"
+
+    @property
+    def shadow(self) -> Path:
+        return self.home / "shadow"
+
+    @property
     def evidently(self) -> Path:
         return self.home / "evidently"
 

@@ -132,13 +132,21 @@ class Registry:
         return False
 
     def promote(
-        self, digest: str, *, by: str, why: str, expect: str | Expect | None = Expect.ANYONE
+        self,
+        digest: str,
+        *,
+        by: str,
+        why: str,
+        expect: str | Expect | None = Expect.ANYONE,
+        fence: contextlib.AbstractContextManager[None] | None = None,
     ) -> Champion:
         """Move the pointer to ``digest``; where it stands there already, nothing happens.
 
         Args:
             expect: the champion (None: nobody) that the decision was made against; if another one has
                 come in between, the pointer stays.
+            fence: entered around the move, under the registry's lock: what it raises keeps the pointer where
+                it is. Whoever works under a lease shows here that it still is theirs.
 
         Raises:
             StateError: the bundle is not here, or the champion is not the expected one.
@@ -153,11 +161,12 @@ class Registry:
                     "run `dvc repro` again, the verdict is out of date"
                 )
             self._verify(digest)
-            if current and current.digest == digest:
-                with contextlib.suppress(OSError):  # a kill may have left this move to the pointer alone
-                    history.write(self.journal, self.history())
-                return current
-            return self._move(digest, by=by, why=why, action="promote")
+            with fence or contextlib.nullcontext():
+                if current and current.digest == digest:
+                    with contextlib.suppress(OSError):  # a kill may have left this move to the pointer alone
+                        history.write(self.journal, self.history())
+                    return current
+                return self._move(digest, by=by, why=why, action="promote")
 
     def rollback(
         self, *, by: str, why: str, to: str | None = None, form: Literal["onnx", "int8"] = "onnx"

@@ -24,6 +24,7 @@ from pipeline.params import Params
 from services import metrics
 from services.prediction_log import PredictionLog, keeps, kept_name
 from services.settings import bundle_path, open_bundle
+from services.shadow import Asked, Shadow
 
 MOST_THREADS = 8
 WARM_UPS = 3
@@ -37,6 +38,7 @@ class Loaded(NamedTuple):
 
     bundle: Bundle
     log: PredictionLog
+    shadow: Shadow
 
 
 class Engine:
@@ -90,7 +92,7 @@ class Engine:
             os._exit(1)  # from a thread, nothing else ends the worker; its supervisor sees the exit code
         metrics.MODEL.labels(bundle.digest).set(1)
         metrics.LOSSY.set(self.params.log.mode == "lossy")
-        self._loaded = Loaded(bundle, log)
+        self._loaded = Loaded(bundle, log, Shadow(self.place, self.params.serve))
         logger.info(
             "ready: bundle %s, log in %s (%s)", bundle.digest[:12], self.place.log, self.params.log.mode
         )
@@ -105,17 +107,24 @@ class Engine:
         """
         loaded = self.loaded
         loop = asyncio.get_running_loop()
-        reply, written = await loop.run_in_executor(self._pool, self._work, loaded, data, source)
+        reply, written, seconds = await loop.run_in_executor(self._pool, self._work, loaded, data, source)
         await asyncio.wrap_future(written)
+        asked = Asked(reply["request_id"], data, reply["model"], reply["label"], seconds)
+        loop.call_soon(loaded.shadow.offer, asked)  # not before this answer is on its way
         metrics.PREDICTIONS.labels(reply["label"]).inc()
         metrics.ABSTENTIONS.inc(reply["abstain"])
         return reply
 
-    def _work(self, loaded: Loaded, data: bytes, source: str | None) -> tuple[dict[str, Any], "Future[None]"]:
+    def _work(
+        self, loaded: Loaded, data: bytes, source: str | None
+    ) -> tuple[dict[str, Any], "Future[None]", float]:
+        """The reply, its row on the way to the log, and the seconds from decoded image to probabilities."""
         started = time.perf_counter()
         serve, bundle = self.params.serve, loaded.bundle
         decoded = decode(data, max_pixels=serve.max_pixels, max_bytes=serve.max_body_bytes)
+        read = time.perf_counter()
         prediction = bundle.predict(bundle.preprocessing.view(decoded.image)[None])
+        seconds = time.perf_counter() - read
         if not np.isfinite(prediction.probabilities).all():
             raise IntegrityError("the network answers this image with NaN or infinity")
         shares = prediction.probabilities[0]
@@ -141,13 +150,14 @@ class Engine:
             "kept": kept_name(image_id, EXTENSIONS[decoded.format]) if keep else None,
             "seconds": round(time.perf_counter() - started, 6),
         }
-        return reply, loaded.log.append(row, data)
+        return reply, loaded.log.append(row, data), seconds
 
     def close(self) -> None:
         """Finish what is under way, write it down, and stop."""
         self._stopped.set()
         self._pool.shutdown(wait=True)
         if self._loaded is not None:
+            self._loaded.shadow.close()
             self._loaded.log.close()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from monitoring.journal import Journal
 from pipeline.artifacts import (
     REFERENCE,
     STATISTICS,
@@ -68,6 +69,16 @@ class World:
         numbers = statistics(picture) | {"width": 40, "height": 40}
         chance = probabilities / probabilities.sum()
         return Shot(data, hashlib.sha256(data).hexdigest(), CLASSES[index], embedding, chance, numbers)
+
+
+PATH = ("dataset_frozen", "training", "evaluating", "infra_validating", "promoted", "observing")
+
+
+def walked(journal: Journal, episode_id: str, state: str, *, now: datetime, **changes: Any) -> None:
+    """Lead an episode that is on its way to ``state``, by every state in between."""
+    episode = journal.episode(episode_id)
+    for name in PATH[PATH.index(episode.state) + 1 : PATH.index(state) + 1]:
+        episode = journal.move(episode, name, now=now, **changes)
 
 
 def workspace_at(root: Path) -> Workspace:

@@ -161,4 +161,4 @@ def test_an_event_starts_one_retrain_however_often_it_comes(
     assert "does not wait for a retrain" in said[1]
     with Journal(workspace.journal) as journal:
         assert journal.episode(EPISODE).state == "rejected"
-        assert [step.decision for step in journal.steps()].count("training") == 1
+        assert [step.decision for step in journal.steps()].count("dataset_frozen") == 1

@@ -226,7 +226,7 @@ def test_a_killed_training_is_tried_again_a_refusing_validation_is_not(
     state = retrain(episode=EPISODE, return_state=True)
     assert state.is_completed()
     assert (workspace.root / "tried").exists()
-    assert state_of(workspace) == "training"  # PROMOTE, and nobody has released it yet
+    assert state_of(workspace) == "needs_human"  # PROMOTE, and nobody was told to release it
 
     tiny_workspace.script(workspace, "validate", validate)
     state = retrain(return_state=True)
@@ -264,29 +264,29 @@ def test_a_retrain_that_breaks_says_so_in_the_episode(workspace: Workspace, api:
 
 
 @pytest.mark.parametrize(
-    ("state", "started", "used", "waits"),
+    ("state", "started", "approved", "waits"),
     [
-        ("awaiting_labels", None, 0, True),
-        ("training", timedelta(hours=1), 0, False),
-        ("training", timedelta(hours=25), 0, True),  # it was killed and left no outcome
-        ("failed", timedelta(hours=1), 0, False),
-        ("failed", timedelta(hours=25), 0, True),
-        ("rejected", timedelta(hours=25), 5, False),  # it has learnt from these labels already
-        ("rejected", timedelta(hours=1), 4, True),
-        ("drift_open", None, 0, False),
-        ("promoted", None, 0, False),
+        ("awaiting_labels", None, None, True),
+        ("training", timedelta(hours=25), None, False),
+        ("failed", timedelta(hours=1), None, False),
+        ("failed", timedelta(hours=1), "ann: the disk is free again", True),
+        ("failed", timedelta(hours=25), None, True),
+        ("rejected", timedelta(hours=25), None, False),  # a person is asked
+        ("needs_human", timedelta(hours=25), None, False),
+        ("drift_open", None, None, False),
+        ("promoted", None, None, False),
     ],
 )
 def test_when_an_episode_waits_for_a_retrain(
-    state: str, started: timedelta | None, used: int, waits: bool
+    state: str, started: timedelta | None, approved: str | None, waits: bool
 ) -> None:
     from flows.retrain import _waits
 
     episode = Episode(
         id=EPISODE, version=1, state=state, champion="c", reference="r", window="w", since=NOW, opened=NOW,
-        changed=NOW, why="", labels_used=used, retrain_started=NOW - started if started else None,
+        changed=NOW, why="", approved=approved, retrain_started=NOW - started if started else None,
     )  # fmt: skip
-    assert _waits(episode, 5, NOW, timedelta(hours=24)) is waits
+    assert _waits(episode, NOW, 24.0) is waits
 
 
 def _shell(folder: Path, script: str, *arguments: str) -> subprocess.Popen[bytes]:
