@@ -160,7 +160,7 @@ def _requests(workspace: Workspace) -> tuple[list[Request], dict[str, int]]:
             dict(row["probabilities"]),
         )
         for image_id, row in sorted(last.items(), key=lambda item: str(item[1]["time"]))
-        if (path := kept_path(workspace.log / "images", image_id, row["kept"])) is not None
+        if (path := kept_path(workspace.log / "images", row["kept"])) is not None
     ]
     counts = {"requests": times.total(), "images": len(last), "images_not_kept": len(last) - len(requests), "damaged_lines": damaged}  # fmt: skip
     return requests, counts
@@ -190,7 +190,7 @@ def _asked(chunk: Sequence[Request], old: Bundle, new: Bundle, serve: Serve) -> 
 def _image(request: Request, serve: Serve) -> Image.Image | None:
     try:
         data = request.path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != request.image_id:
+        if hashlib.sha256(data).hexdigest() != request.path.stem:
             return None
         return decode(data, max_pixels=serve.max_pixels, max_bytes=serve.max_body_bytes).image
     except (ImageError, OSError):

@@ -19,7 +19,11 @@ COLUMNS = ("image_id", "file", "why", "predicted", "confidence", "novelty", "lab
 
 @dataclass(frozen=True)
 class Item:
-    """One image of the queue."""
+    """One image of the queue.
+
+    ``image_id`` is the sha256 of the file that is asked, which carries no metadata; ``received`` that of the
+    bytes as production sent them, with it.
+    """
 
     image_id: str
     file: str
@@ -30,6 +34,7 @@ class Item:
     novelty: float
     source: str
     dhash: str
+    received: str = ""
 
 
 def describe(

@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline.artifacts import STATISTICS, decode_embedding, decode_log_line
 
+_KEPT = re.compile(r"(?:[0-9a-f]{2}/)?([0-9a-f]{64})(\.[a-z]{3,4})")
 REMEMBERED = 2000
 """Request ids kept in a cursor, to drop a row that the service wrote twice across two windows."""
 
@@ -38,6 +39,12 @@ class Row:
     embedding: np.ndarray
     statistics: np.ndarray
     size: tuple[int, int]
+
+    @property
+    def kept_id(self) -> str:
+        """What the kept image is asked and labelled under, the sha256 of the file; ``image_id`` where none was kept."""
+        name = _KEPT.fullmatch(self.kept or "")
+        return name[1] if name else self.image_id
 
 
 @dataclass(frozen=True)
@@ -215,16 +222,17 @@ class Log:
 
 def kept_file(images: Path, row: Row) -> Path | None:
     """Where the row's image is kept under ``log/images``, None where it isn't (any more)."""
-    return kept_path(images, row.image_id, row.kept)
+    return kept_path(images, row.kept)
 
 
-def kept_path(images: Path, image_id: str, kept: object) -> Path | None:
+def kept_path(images: Path, kept: object) -> Path | None:
     """Where the image is kept, by what a line of the log says of it, None where it isn't (any more).
 
-    The name comes from a file on disk: it is a path only if it is the image's own id and an extension.
+    The name comes from a file on disk: it is a path only if it is a hash and an extension. The hash is that
+    of the file itself, which is the request's image without its metadata: check it where it matters.
     """
-    name = re.fullmatch(r"(?:[0-9a-f]{2}/)?([0-9a-f]{64})(\.[a-z]{3,4})", str(kept or ""))
-    if name is None or name[1] != image_id:
+    name = _KEPT.fullmatch(str(kept or ""))
+    if name is None:
         return None
     path = images / name[1][:2] / (name[1] + name[2])
     return path if path.is_file() else None

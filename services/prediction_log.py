@@ -95,9 +95,9 @@ def keeps(image_id: str, rate: float) -> bool:
     return int(image_id[:12], 16) < rate * 16**12
 
 
-def kept_name(image_id: str, extension: str) -> str:
-    """The name under ``log/images/``; ``image_id`` is our own hash, never text from a client."""
-    return f"{image_id[:2]}/{image_id}{extension}"
+def kept_name(digest: str, extension: str) -> str:
+    """The name under ``log/images/`` of kept bytes by their own sha256, never by text from a client."""
+    return f"{digest[:2]}/{digest}{extension}"
 
 
 class PredictionLog:
@@ -226,7 +226,7 @@ class PredictionLog:
             raise
 
     def _keep(self, entry: Entry) -> set[Path]:
-        """Write the image under its hash, bytes as received; the folders that want a flush."""
+        """Write the image under its hash; the folders that want a flush."""
         if entry.name is None:
             return set()
         target = self.folder / "images" / entry.name

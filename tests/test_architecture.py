@@ -27,8 +27,8 @@ ONLY_IN = {
     "torchvision": LEARNING,
     "timm": LEARNING,
 }
-SERVICES_MAY = {"artifacts", "bundle", "images", "transforms", "registry", "params", "errors"}
-MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images"}
+SERVICES_MAY = {"artifacts", "bundle", "images", "metadata", "transforms", "registry", "params", "errors"}
+MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images", "metadata"}
 
 
 def modules() -> list[Path]:

@@ -135,7 +135,7 @@ def test_close_writes_what_waits_and_later_rows_are_refused(tmp_path: Path) -> N
         log.append(row(301), b"").result(1)
 
 
-def test_a_kept_image_lies_under_its_hash_bytes_as_received(tmp_path: Path) -> None:
+def test_a_kept_image_lies_under_its_hash(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path, Log())
     data = os.urandom(5000)
     image_id = hashlib.sha256(data).hexdigest()
