@@ -23,6 +23,7 @@ ONLY_IN = {
     "bentoml": ("services/", "flows/release.py"),
     "great_expectations": ("pipeline/validate.py", "pipeline/expectations.py"),
     "evidently": ("monitoring/dashboard.py",),
+    "fsspec": ("monitoring/archive.py",),
     "torch": LEARNING,
     "torchvision": LEARNING,
     "timm": LEARNING,
