@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ImageError
+from pipeline.images import decode
+from pipeline.metadata import stripped
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -22,7 +24,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 class Answer:
     """One image and what somebody called it; ``where`` names it in messages.
 
-    ``label`` is "" where it was left open. ``file`` is the image itself where the answer came with it.
+    ``label`` is "" where it was left open. ``file`` is the image itself where the answer came with it:
+    ``received`` is then the sha256 of its bytes, and ``image_id`` that of the bytes without their metadata.
     """
 
     where: str
@@ -30,6 +33,7 @@ class Answer:
     label: str
     file: Path | None = None
     by: str = ""
+    received: str = ""
 
 
 def read_answers(given: Path) -> list[Answer]:
@@ -77,12 +81,24 @@ def _folder(given: Path) -> Iterator[Answer]:
             if not path.resolve().is_relative_to(given.resolve()):
                 raise DataError(f"{path} is a link that leaves {given}: put the image itself there")
             found = True
-            own = hashlib.sha256(path.read_bytes()).hexdigest()
+            received, image_id = _ids(path.read_bytes())
             # A file that carries an id must be that image: a queue's image that was edited is another one.
-            named = re.fullmatch(r"[0-9a-f]{64}", path.stem)
-            yield Answer(path.relative_to(given).as_posix(), path.stem if named else own, folder.name, path)
+            if re.fullmatch(r"[0-9a-f]{64}", path.stem) and path.stem not in (received, image_id):
+                image_id = path.stem
+            where = path.relative_to(given).as_posix()
+            yield Answer(where, image_id, folder.name, path, received=received)
     if not found:
         raise DataError(f"{given} holds no images in class folders ({given}/<class>/<image>)")
+
+
+def _ids(data: bytes) -> tuple[str, str]:
+    """The sha256 of an image's bytes, and that of them without metadata: one picture is one image, however it came."""
+    received = hashlib.sha256(data).hexdigest()
+    try:
+        kept, _ = stripped(data, decode(data))
+    except ImageError:  # whoever takes the answer says what is wrong with it
+        return received, received
+    return received, hashlib.sha256(kept).hexdigest()
 
 
 def _label_studio(given: Path, text: str) -> Iterator[Answer]:

@@ -9,7 +9,6 @@ time changes nothing.
 import contextlib
 import fcntl
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from monitoring.answers import read_answers
 from monitoring.journal import Episode, Journal, Step
-from monitoring.label_checks import Image, classes_of, images_of, in_data_set, one_each
+from monitoring.label_checks import Image, classes_of, clean_bytes, images_of, in_data_set, one_each
 from monitoring.label_split import Newcomer, assign
 from monitoring.labels import Label, append_labels, read_labels
 from pipeline.artifacts import Workspace, atomic_path
@@ -90,6 +89,10 @@ def take(
         images = images_of(
             workspace, params, [answer for answer in answers if answer.image_id not in trained]
         )
+        # Taken before metadata were removed, or in the data set with its metadata: the same image under two ids.
+        again = sum(image.received in known | trained for image in images)
+        images = [image for image in images if image.received not in known | trained]
+        taken.trained += again
         episode = _episode(workspace)
         taken.episode = episode.id if episode else None
         taken.domain = domain or _domain(params, images, episode, existing)
@@ -117,7 +120,7 @@ def _take(
             continue
         target = workspace.labelled / image_id[:2] / f"{image_id}{image.extension}"
         with atomic_path(target) as temporary:
-            shutil.copyfile(image.path, temporary)
+            temporary.write_bytes(clean_bytes(image, params))
         split, group = splits[image_id]
         path = workspace.relative(target)
         who = image.answer.by or by

@@ -78,7 +78,7 @@ def select(
     embeddings = window.embeddings.astype(np.float64)
     order = sorted(candidates, key=lambda one: _draw(params.seed, window.rows[one.row].image_id))
     ids = {item.image_id for item in asked}
-    known = embeddings[[row for row, one in enumerate(window.rows) if one.image_id in ids]]
+    known = embeddings[[row for row, one in enumerate(window.rows) if one.kept_id in ids]]
     distinct = _distinct(order, embeddings, known, [int(item.dhash, 16) for item in asked], near, bits)
     budget = max(0, min(params.label.budget - len(asked), len(distinct)))
     # Rounded up, so that a budget of 1 is an unbiased one.
@@ -155,7 +155,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def _item(window: Window, one: Candidate, novelty: np.ndarray, why: str, *, random: bool) -> Item:
     row = window.rows[one.row]
     return Item(
-        image_id=row.image_id,
+        image_id=one.path.stem,
         file=f"images/{one.path.name}",
         random=random,
         why=why,
@@ -164,6 +164,7 @@ def _item(window: Window, one: Candidate, novelty: np.ndarray, why: str, *, rand
         novelty=round(float(novelty[one.row]), 4),
         source=row.source,
         dhash=one.dhash,
+        received=row.image_id,
     )
 
 
@@ -175,17 +176,16 @@ def candidates_of(
     order = sorted(range(len(window)), key=lambda row: _draw(params.seed, window.rows[row].image_id))
     found: list[Candidate] = []
     for row in order:
-        image_id = window.rows[row].image_id
         path = kept_file(workspace.log / "images", window.rows[row])
-        if image_id in known or path is None:
+        if path is None or known & {path.stem, window.rows[row].image_id}:
             continue
-        known.add(image_id)
+        known.add(path.stem)
         try:
             data = path.read_bytes()
             picture = decode(data, max_pixels=params.data.max_pixels, max_bytes=params.data.max_bytes).image
         except (ImageError, OSError):
             continue
-        if hashlib.sha256(data).hexdigest() == image_id:
+        if hashlib.sha256(data).hexdigest() == path.stem:
             found.append(Candidate(row, path, dhash(picture)))
         if len(found) == POOL:
             break

@@ -11,7 +11,15 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from monitoring.journal import Episode
-from pipeline.artifacts import digest_file, read_json, safe_cell, write_json, write_text
+from pipeline.artifacts import (
+    atomic_path,
+    digest_file,
+    read_json,
+    safe_cell,
+    sync_folder,
+    write_json,
+    write_text,
+)
 from pipeline.params import Params
 
 COLUMNS = ("image_id", "file", "why", "predicted", "confidence", "novelty", "label", "note")
@@ -19,7 +27,11 @@ COLUMNS = ("image_id", "file", "why", "predicted", "confidence", "novelty", "lab
 
 @dataclass(frozen=True)
 class Item:
-    """One image of the queue."""
+    """One image of the queue.
+
+    ``image_id`` is the sha256 of the file that is asked, which carries no metadata; ``received`` that of the
+    bytes as production sent them, with it.
+    """
 
     image_id: str
     file: str
@@ -30,6 +42,7 @@ class Item:
     novelty: float
     source: str
     dhash: str
+    received: str = ""
 
 
 def describe(
@@ -56,6 +69,48 @@ def is_untouched(folder: Path) -> bool:
     """Whether queue.csv is as it was written: nobody has begun to fill it in."""
     table = folder / "queue.csv"
     return table.exists() and digest_file(table) == read_json(folder / "manifest.json")["table"]
+
+
+def withdraw(folder: Path, items: Sequence[Item], labelled: set[str]) -> int:
+    """Take items out of a queue, and what people wrote beside them; the number of images that went.
+
+    Of one that is ``labelled`` the copy goes; the manifest still says how it was drawn, which its label needs.
+    """
+    removed = 0
+    for item in items:
+        removed += (folder / item.file).is_file()
+        (folder / item.file).unlink(missing_ok=True)
+    sync_folder(folder / "images")
+    gone = {item.image_id for item in items} - labelled
+    if not gone:
+        return removed
+    manifest, tasks, table = (
+        read_json(folder / "manifest.json"),
+        folder / "labelstudio.json",
+        folder / "queue.csv",
+    )
+    if tasks.exists():
+        write_json(tasks, [task for task in read_json(tasks) if task["data"]["image_id"] not in gone])
+    if table.exists():
+        fresh = is_untouched(folder)
+        with atomic_path(table) as temporary:
+            temporary.write_bytes(_without(table.read_bytes(), gone))
+        manifest |= {"table": digest_file(table)} if fresh else {}
+    manifest["items"] = [item for item in manifest["items"] if item["image_id"] not in gone]
+    write_json(folder / "manifest.json", manifest)  # last: by it the next run finds what is left to do
+    return removed
+
+
+def _without(table: bytes, gone: set[str]) -> bytes:
+    """The rows of a CSV that name none of these ids, as whatever spreadsheet saved it."""
+    text = table.decode("utf-8", "surrogateescape")
+    header = text.partition("\n")[0]
+    delimiter = ";" if ";" in header and "," not in header else ","
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, delimiter=delimiter, lineterminator="\r\n" if header.endswith("\r") else "\n")
+    writer.writerows(row for row in rows if not gone & set(row))
+    return stream.getvalue().encode("utf-8", "surrogateescape")
 
 
 def _csv(items: Sequence[Item]) -> str:

@@ -400,14 +400,14 @@ LOG_FIELDS = (
     "request_id",
     "time",
     "model",
-    "image_id",
+    "image_id",  # sha256 of the bytes as received
     "label",
     "abstain",
     "probabilities",
     "embedding",
     "statistics",  # brightness, contrast, sharpness, saturation, width, height
     "source",
-    "kept",  # the file's name under log/images/, null where the image was not kept
+    "kept",  # <xx>/<sha256 of the kept bytes>.<ext> under log/images/, which carry no metadata; null: not kept
     "seconds",
 )
 

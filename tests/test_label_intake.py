@@ -1,11 +1,13 @@
 """Labels come back: checked first, all or nothing, split for good, and twice is once."""
 
 import csv
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,10 +28,35 @@ from monitoring.window import Log
 from pipeline.artifacts import MANIFEST, Workspace, digest_file, write_table
 from pipeline.errors import DataError
 from pipeline.registry import Registry
-from tests.monitored import CLASSES, SIZE, START, Shot, World, answer, params_for_tests, promote, workspace_at
+from tests.monitored import (
+    CLASSES,
+    SIZE,
+    START,
+    Shot,
+    World,
+    answer,
+    commented,
+    params_for_tests,
+    promote,
+    workspace_at,
+)
 
 PARAMS = params_for_tests()
 NOW = START + timedelta(days=1)
+
+
+EPISODE = Episode(
+    id="abcdef0123456789",
+    version=1,
+    state="awaiting_labels",
+    champion="c" * 64,
+    reference="r" * 64,
+    window="w",
+    since=START,
+    opened=START,
+    changed=START,
+    why="darker",
+)
 
 
 def asked(
@@ -41,18 +68,7 @@ def asked(
     answer(workspace, digest, [world.shot() for _ in range(40)], source=source)
     window = Log(workspace.log, digest, CLASSES, SIZE, since=START).next_window(500, 1)
     assert window is not None
-    episode = Episode(
-        id="abcdef0123456789",
-        version=1,
-        state="awaiting_labels",
-        champion=digest,
-        reference="r" * 64,
-        window="w",
-        since=START,
-        opened=START,
-        changed=START,
-        why="darker",
-    )
+    episode = replace(EPISODE, champion=digest)
     if open_episode:
         with Journal(workspace.journal) as journal:
             journal.begin(episode)
@@ -110,6 +126,41 @@ def test_the_same_file_twice_changes_nothing(tmp_path: Path) -> None:
     assert snapshot(workspace) == before
     assert (again.labels, again.known) == ([], 20)
     assert "20 already in data/labels.csv" in again.text
+
+
+def test_a_picture_is_labelled_under_one_id_whatever_its_file_says_beside(tmp_path: Path) -> None:
+    workspace, world = workspace_at(tmp_path), World(1)
+    digest = promote(workspace, [world.shot() for _ in range(60)])
+    plain = [world.shot() for _ in range(30)]
+    sent = [commented(shot, "by Ann") for shot in plain]
+    answer(workspace, digest, [*sent, *(commented(shot, "by Bob") for shot in plain)])
+    window = Log(workspace.log, digest, CLASSES, SIZE, since=START).next_window(500, 1)
+    assert window is not None
+    measure = yardstick(load(Registry(workspace.registry), digest), 0.01)
+    items = write(workspace, EPISODE, window, measure, PARAMS)
+    assert len(items) == len({item.dhash for item in items}) == 20
+    assert {item.received for item in items} <= {row.image_id for row in window.rows}
+    assert all(item.image_id != item.received for item in items)
+    # The data set holds one of them, as it was sent.
+    held = [row.image_id for row in window.rows if row.kept_id == items[0].image_id]
+    table = {name: held if name == "image_id" else [None] * 2 for name in MANIFEST.names}
+    write_table(workspace.manifest, pa.table(table, schema=MANIFEST))
+    answers = filled(workspace, {item.image_id: "pit" for item in items})
+    first = taken(workspace, answers, domain="line-b")
+    assert (len(first.labels), first.trained) == (19, 1)
+    # Somebody labels the same pictures again, from the files of the camera.
+    for shot in sent:
+        path = tmp_path / "folder/pit" / f"{shot.image_id[:8]}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(shot.data)
+    second = taken(workspace, tmp_path / "folder", domain="line-b")
+    assert (len(second.labels), second.known, second.trained) == (10, 19, 1)
+    assert taken(workspace, tmp_path / "folder", domain="line-b").labels == []
+    for label in read_labels(workspace.labels):
+        data = (workspace.root / label.path).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == label.image_id
+        assert b"Ann" not in data
+        assert b"Bob" not in data
 
 
 def test_splits_are_frozen_when_more_labels_come(tmp_path: Path) -> None:
