@@ -88,8 +88,7 @@ def _selected(shots: list[Shot], seed: int) -> list[bool]:
         CLASSES,
     )
     candidates = [
-        Candidate(index, Path(f"{shot.image_id}.png"), f"{index:064x}")
-        for index, shot in enumerate(shots)
+        Candidate(index, Path(f"{shot.image_id}.png"), f"{index:064x}") for index, shot in enumerate(shots)
     ]
     items = select(
         window, candidates, np.full(len(shots), 0.5), near=0.0, bits=0, params=replace(PARAMS, seed=seed)
