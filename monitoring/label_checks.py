@@ -76,12 +76,13 @@ def one_each(
                 f"{answer.where}: unknown class {label!r}; {hint} A new one: --new-class {label!r}"
             )
             continue
-        earlier = (
-            found[answer.image_id].label if answer.image_id in found else before.get(answer.image_id, label)
-        )
+        first = found.get(answer.image_id)
+        earlier = first.label if first else before.get(answer.image_id, label)
         if earlier != label:
+            two = first is not None and first.by != answer.by
+            people = f": annotators {first.by} and {answer.by} disagree" if first and two else ""
             problems.append(
-                f"{answer.where}: {answer.image_id[:12]} is {label!r} here and {earlier!r} before"
+                f"{answer.where}: {answer.image_id[:12]} is {label!r} here and {earlier!r} before{people}"
             )
         found.setdefault(answer.image_id, replace(answer, label=label))
     _refuse(problems)

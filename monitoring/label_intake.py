@@ -36,6 +36,7 @@ class Taken:
     episode: str | None = None
     labels: list[Label] = field(default_factory=list)
     empty: int = 0
+    hints: int = 0
     known: int = 0
     trained: int = 0
     left_out: list[str] = field(default_factory=list)
@@ -50,7 +51,8 @@ class Taken:
         if not self.labels:
             lines = ["No new labels."]
         notes = [
-            (self.empty, "left empty"),
+            (self.empty, "left empty or skipped"),
+            (self.hints, "left out: annotations that Label Studio made of the hints, which nobody looked at"),
             (self.known, "already in data/labels.csv"),
             (self.trained, "skipped: the image is in the data set already"),
         ]
@@ -78,7 +80,10 @@ def take(
     """
     with _alone(workspace.home):
         answers = read_answers(given)
-        taken = Taken(empty=sum(not answer.label for answer in answers))
+        taken = Taken(
+            empty=sum(not answer.label and not answer.hint for answer in answers),
+            hints=sum(answer.hint for answer in answers),
+        )
         existing = read_labels(workspace.labels)
         answers = one_each(answers, existing, classes_of(workspace, existing), new_classes)
         known = {label.image_id for label in existing}

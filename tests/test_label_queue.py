@@ -13,7 +13,8 @@ from monitoring import label_queue
 from monitoring.drift import yardstick
 from monitoring.evidence import Yardstick
 from monitoring.journal import Episode
-from monitoring.label_queue import candidates_of, items_of, labels_of, select, write
+from monitoring.label_queue import candidates_of, items_of, labels_of, write
+from monitoring.label_selection import Candidate, select
 from monitoring.labels import Label, append_labels
 from monitoring.queue_files import Item, describe
 from monitoring.reference import load
@@ -87,11 +88,10 @@ def _selected(shots: list[Shot], seed: int) -> list[bool]:
         CLASSES,
     )
     candidates = [
-        label_queue.Candidate(index, Path(f"{shot.image_id}.png"), f"{index:064x}")
-        for index, shot in enumerate(shots)
+        Candidate(index, Path(f"{shot.image_id}.png"), f"{index:064x}") for index, shot in enumerate(shots)
     ]
     items = select(
-        window, candidates, np.zeros(len(shots)), near=0.0, bits=0, params=replace(PARAMS, seed=seed)
+        window, candidates, np.full(len(shots), 0.5), near=0.0, bits=0, params=replace(PARAMS, seed=seed)
     )
     random = {item.image_id for item in items if item.random}
     return [shot.image_id in random for shot in shots]
@@ -143,7 +143,7 @@ def test_a_short_queue_is_filled_up_until_people_begin_it(tmp_path: Path) -> Non
     first = write(workspace, EPISODE, window.take(range(12)), measure, PARAMS)
     second = write(workspace, EPISODE, window, measure, PARAMS)
     assert len(first) < 20 == len(second)
-    assert second[: len(first)] == first
+    assert [item.image_id for item in second[: len(first)]] == [item.image_id for item in first]
     assert len({item.image_id for item in second}) == 20
     assert 9 <= sum(item.random for item in second) <= 12
     table = workspace.queue / EPISODE.id / "queue.csv"
