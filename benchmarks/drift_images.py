@@ -26,7 +26,6 @@ from pipeline.artifacts import STATISTICS
 from pipeline.bundle import Bundle
 from pipeline.corruptions import corrupt
 from pipeline.images import decode, statistics
-from pipeline.look import LOOKS, look
 from pipeline.sample import COUNTS, generate
 
 KINDS = ("gaussian_noise", "defocus", "brightness", "contrast", "jpeg", "pixelate")
@@ -70,7 +69,6 @@ class Measured:
     embeddings: np.ndarray  # (n, d) float16
     statistics: np.ndarray  # (n, 4) float32
     probabilities: np.ndarray  # (n, classes) float32
-    looks: np.ndarray  # (n, looks) float32
     sizes: np.ndarray  # (n, 2) px
     labels: np.ndarray  # (n,) int
 
@@ -106,7 +104,7 @@ def measured(watched: WatchedSet, work: Path) -> Watched:
             watched.name,
             tuple(stored["classes"].tolist()),
             tuple(stored["domains"].tolist()),
-            {name: Measured(**columns) for name, columns in parts.items()},
+            {name: Measured(**{k: v for k, v in c.items() if k != 'looks'}) for name, c in parts.items()},
         )
 
 
@@ -114,8 +112,8 @@ def _measure(watched: WatchedSet, work: Path, target: Path) -> None:
     place = work / f"{watched.name}-workspace"
     bundle = _trained(watched, place)
     rng = np.random.default_rng(0)
-    held, domains = _held_out(watched, place, rng)
-    pictures = [_decoded(path) for path, _ in held]
+    held, domains = held_out(watched, place, rng)
+    pictures = [decoded(path) for path, _ in held]
     index = {name: number for number, name in enumerate(bundle.classes)}
     labels = [index.get(label, -1) for _, label in held]
     columns: dict[str, np.ndarray] = {"classes": np.array(bundle.classes), "domains": np.array(domains)}
@@ -123,23 +121,25 @@ def _measure(watched: WatchedSet, work: Path, target: Path) -> None:
     few = pictures[:CHANGED]
     for kind in KINDS:
         for level in LEVELS:
-            changed = (
-                Image.fromarray(corrupt(np.asarray(picture), kind, level, seed))
-                for seed, picture in enumerate(few)
-            )
-            columns |= _said(f"{kind}-{level}", bundle, changed, labels[:CHANGED])
+            columns |= _said(f"{kind}-{level}", bundle, _all_changed(few, kind, level), labels[:CHANGED])
     for kind in OTHERS:
-        columns |= _said(f"{kind}-3", bundle, (_changed(picture, kind) for picture in few), labels[:CHANGED])
+        columns |= _said(f"{kind}-3", bundle, _all_changed(few, kind, 3), labels[:CHANGED])
     for name, paths in (("new_class", _new_class(watched, place)), ("other_domain", _other(watched, work))):
         chosen = [paths[at] for at in rng.permutation(len(paths))[:CHANGED]]
-        columns |= _said(name, bundle, (_decoded(path) for path in chosen), [-1] * len(chosen))
+        columns |= _said(name, bundle, (decoded(path) for path in chosen), [-1] * len(chosen))
     draft = target.with_suffix(".part.npz")
     np.savez(draft, **columns)  # type: ignore[arg-type]
     draft.rename(target)
 
 
-def _changed(picture: Image.Image, kind: str) -> Image.Image:
-    """A warmer lamp, a camera turned by 90 degrees, or a third of the resolution."""
+def _all_changed(pictures: Sequence[Image.Image], kind: str, level: int) -> Iterator[Image.Image]:
+    return (changed(picture, kind, level, seed) for seed, picture in enumerate(pictures))
+
+
+def changed(picture: Image.Image, kind: str, level: int, seed: int) -> Image.Image:
+    """The picture corrupted; or of a warmer lamp, of a camera turned by 90 degrees, or of a third of the resolution."""
+    if kind in KINDS:
+        return Image.fromarray(corrupt(np.asarray(picture), kind, level, seed))
     if kind == "turned":
         return picture.transpose(Image.Transpose.ROTATE_90)
     if kind == "small":
@@ -151,10 +151,9 @@ def _changed(picture: Image.Image, kind: str) -> Image.Image:
 def _said(
     name: str, bundle: Bundle, pictures: Iterator[Image.Image] | Sequence[Image.Image], labels: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    numbers, looks, views, sizes = [], [], [], []
+    numbers, views, sizes = [], [], []
     for picture in pictures:
         numbers.append([statistics(picture)[key] for key in STATISTICS])
-        looks.append([look(picture)[key] for key in LOOKS])
         views.append(bundle.preprocessing.view(picture))
         sizes.append(picture.size)
     prediction = bundle.predict(np.stack(views))
@@ -162,13 +161,12 @@ def _said(
         f"{name}/embeddings": prediction.embedding.astype(np.float16),
         f"{name}/statistics": np.array(numbers, dtype=np.float32),
         f"{name}/probabilities": prediction.probabilities,
-        f"{name}/looks": np.array(looks, dtype=np.float32),
         f"{name}/sizes": np.array(sizes),
         f"{name}/labels": np.array(labels),
     }
 
 
-def _decoded(path: Path) -> Image.Image:
+def decoded(path: Path) -> Image.Image:
     picture = decode(path.read_bytes()).image
     picture.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
     return picture
@@ -238,7 +236,7 @@ def _unpack(archive: str, root: Path) -> None:
         packed.extractall(root, filter="data")
 
 
-def _held_out(
+def held_out(
     watched: WatchedSet, place: Path, rng: np.random.Generator
 ) -> tuple[list[tuple[Path, str]], list[str]]:
     """One image a group that the network has not seen, shuffled, with its label; and its domain."""

@@ -15,7 +15,7 @@ __all__ = ["LOOKS", "look"]
 CROP = 512  # px, of the middle, at full resolution
 CELL = 8  # px, of a JPEG's blocks
 PATCH = 16  # px, of the patches whose noise is estimated
-LOOKS = ("noise", "blocks", "repeats", "warmth", "tint", "grain", "top")
+LOOKS = ("noise", "blocks", "evenness", "warmth", "tint", "grain", "top")
 
 
 def look(image: Image.Image) -> dict[str, float]:
@@ -26,7 +26,8 @@ def look(image: Image.Image) -> dict[str, float]:
             estimation", CVIU 1996) by patches, their lower quartile, so that texture counts little.
         blocks: log10 of the steps across the borders of 8 x 8 blocks over the steps inside of them (after
             Wang, Sheikh and Bovik, "No-reference perceptual quality assessment of JPEG compressed images", 2002).
-        repeats: share of pixels that equal their left neighbour: an image that was enlarged by copying.
+        evenness: log10 of the steps across the quietest fifth of columns and rows over their mean: low where
+            an image was enlarged by copying pixels, which leaves no step inside of each copy.
         warmth, tint: mean of red less blue, and of green less the mean of both, of a range of 1.
         grain: log10 of the edges' energy across over down: a turn by 90 degrees changes its sign.
         top: mean luma of the upper half less that of the lower, of a range of 1: what a turn by 180 degrees changes.
@@ -39,7 +40,7 @@ def look(image: Image.Image) -> dict[str, float]:
     return {
         "noise": _noise(luma),
         "blocks": _blocks(luma),
-        "repeats": float(np.mean(luma[:, 1:] == luma[:, :-1])) if luma.shape[1] > 1 else 0.0,
+        "evenness": _evenness(luma),
         "warmth": red - blue,
         "tint": green - (red + blue) / 2,
         "grain": _ratio(_energy(gray, 1), _energy(gray, 0)),
@@ -75,6 +76,14 @@ def _blocks(luma: np.ndarray) -> float:
         borders += float(steps[at == 0].mean())
         inside += float(steps[at == CELL // 2].mean() + steps[at == CELL // 2 - 1].mean()) / 2
     return _ratio(borders, inside, 0.1)
+
+
+def _evenness(luma: np.ndarray) -> float:
+    if min(luma.shape) < 2:
+        return 0.0
+    profiles = [np.abs(values[:, 1:] - values[:, :-1]).mean(axis=0) for values in (luma, luma.T)]
+    quiet = sum(float(np.quantile(profile, 0.2)) for profile in profiles)
+    return _ratio(quiet, sum(float(profile.mean()) for profile in profiles), 0.05)
 
 
 def _energy(gray: np.ndarray, axis: int) -> float:
