@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from monitoring.estimate import Estimate, estimate
 from monitoring.evidence import Event, Yardstick, distances
 from monitoring.reference import Reference
 from monitoring.two_sample import Comparison, compare
@@ -39,6 +40,7 @@ class Decision:
         images: that the sequential test has seen by now; ``onset`` of them came before the strongest
             event became too frequent, ``alarm_at`` before the alarm (None without one).
         repeats: images so far that were near-alike to the one before and did not count in full.
+        estimate: accuracy on the window without labels; None where the reference's labels are not known.
     """
 
     alarm: bool
@@ -52,6 +54,7 @@ class Decision:
     onset: int
     alarm_at: int | None
     repeats: int
+    estimate: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,6 +97,7 @@ def observe(
         onset=onset,
         alarm_at=alarm_at,
         repeats=wealth.repeats,
+        estimate=estimate(measure.reference, window),
     )
 
 

@@ -17,6 +17,8 @@ from monitoring import contact_sheet, dashboard, label_queue
 from monitoring.drift import Decision
 from monitoring.journal import Episode, Journal, Step, mark_promoted, retrains_since, supersede
 from monitoring.policy import Action, Situation, decide
+from monitoring.risk import labelled
+from monitoring.sensitivity import smallest
 from monitoring.stream import Stream
 from monitoring.triage import Explanation, explain
 from monitoring.window import Window
@@ -114,6 +116,10 @@ class _Wake:
     def workspace(self) -> Workspace:
         return self.stream.workspace
 
+    @property
+    def images(self) -> Path:
+        return self.workspace.log / "images"
+
     def run(self) -> Outcome:
         closed = self._close_of_another_champion()
         alarmed = self.stream.alarmed and self.journal.episode(self.stream.alarmed)
@@ -152,7 +158,7 @@ class _Wake:
         reason = words if episode else action.reason
         if kind == "drift_open":
             shifted = self.stream.since(since or window.rows[0].time, EXPLAINED) or window
-            reason = f"{explain(self.stream.measure, shifted).text} {words}"
+            reason = f"{explain(self.stream.measure, shifted, self.images).text} {words}"
         step = Step(
             time=self.now,
             decision=kind,
@@ -230,7 +236,7 @@ class _Wake:
     def _ask(self, episode: Episode) -> tuple[Episode, Explanation]:
         """Explain the drift, write its queue, and wait for labels. A kill in between: the next wake-up does it."""
         window = self.stream.since(episode.since, EXPLAINED) or self.seen[-1].window
-        explanation = explain(self.stream.measure, window)
+        explanation = explain(self.stream.measure, window, self.images)
         self._write_evidence(episode, window, explanation)
         items = label_queue.write(self.workspace, episode, window, self.stream.measure, self.stream.params)
         queue = self._named(label_queue.folder_of(self.workspace, episode.id))
@@ -269,8 +275,7 @@ class _Wake:
 
     def _write_evidence(self, episode: Episode, window: Window, explanation: Explanation) -> None:
         folder, reference = self._folder(episode), self.stream.measure.reference
-        images = self.workspace.log / "images"
-        contact_sheet.draw(folder / "contact-sheet.png", window, explanation.examples, reference, images)
+        contact_sheet.draw(folder / "contact-sheet.png", window, explanation.examples, reference, self.images)
         write_text(folder / "explanation.txt", f"{episode.why}\n")
         write_json(folder / "explanation.json", explanation.to_dict() | {"images": len(window)})
 
@@ -278,9 +283,13 @@ class _Wake:
         if self.seen:
             step = self.journal.steps(1)[0]
         else:
-            action = self._decide(None, self.stream.waiting())
-            champion = self.stream.champion
-            step = Step(time=self.now, decision=action.kind, reason=action.reason, champion=champion)
+            waiting = self.stream.waiting()
+            action = self._decide(None, waiting)
+            champion, reason = self.stream.champion, action.reason
+            if action.kind == "insufficient_data":
+                least = smallest(self.stream.measure, waiting, self.stream.params.watch.alpha)
+                reason = f"{reason}: {least.words}"
+            step = Step(time=self.now, decision=action.kind, reason=reason, champion=champion)
             self.journal.record(step)
         return Outcome(
             decision=step.decision,
@@ -293,13 +302,16 @@ class _Wake:
     def _with_episode(self, episode: Episode, explanation: Explanation | None) -> Outcome:
         action = self._decide(episode, 0)
         champion = self.stream.champion
+        margin = self.stream.params.gate.noninferiority_margin
+        known = labelled(self.workspace, episode, self.stream.measure.reference, margin)
         self.journal.record(
             Step(
                 time=self.now,
                 decision=action.kind,
-                reason=action.reason,
+                reason=f"{action.reason}; {known.words}" if known else action.reason,
                 champion=champion,
                 episode=episode.id,
+                detail={"labelled": known.to_dict()} if known else {},
             )
         )
         opened = explanation is not None

@@ -23,7 +23,7 @@ from pipeline.artifacts import (
     write_json,
     write_table,
 )
-from pipeline.images import statistics
+from pipeline.images import LOOKS, look, statistics
 from pipeline.params import Label, Log, Params, Watch
 
 CLASSES = ("clean", "pit", "scratch")
@@ -42,6 +42,7 @@ class Shot:
     embedding: np.ndarray
     probabilities: np.ndarray
     numbers: dict[str, float]
+    look: dict[str, float]
 
 
 class World:
@@ -67,7 +68,8 @@ class World:
         probabilities = np.exp(logits - logits.max())
         numbers = statistics(picture) | {"width": 40, "height": 40}
         chance = probabilities / probabilities.sum()
-        return Shot(data, hashlib.sha256(data).hexdigest(), CLASSES[index], embedding, chance, numbers)
+        seen = look(picture)
+        return Shot(data, hashlib.sha256(data).hexdigest(), CLASSES[index], embedding, chance, numbers, seen)
 
 
 def workspace_at(root: Path) -> Workspace:
@@ -111,6 +113,7 @@ def _reference(shot: Shot) -> dict[str, Any]:
         "embedding": shot.embedding.tolist(),
         "width": 40,
         "height": 40,
+        "look": [shot.look[name] for name in LOOKS],
         "thumbnail": shot.data,
     } | {name: shot.numbers[name] for name in STATISTICS}
 
