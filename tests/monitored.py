@@ -24,7 +24,7 @@ from pipeline.artifacts import (
     write_json,
     write_table,
 )
-from pipeline.images import decode, statistics
+from pipeline.images import LOOKS, decode, look, statistics
 from pipeline.metadata import stripped
 from pipeline.params import Label, Log, Params, Watch
 
@@ -44,6 +44,7 @@ class Shot:
     embedding: np.ndarray
     probabilities: np.ndarray
     numbers: dict[str, float]
+    look: dict[str, float]
 
 
 class World:
@@ -69,7 +70,8 @@ class World:
         probabilities = np.exp(logits - logits.max())
         numbers = statistics(picture) | {"width": 40, "height": 40}
         chance = probabilities / probabilities.sum()
-        return Shot(data, hashlib.sha256(data).hexdigest(), CLASSES[index], embedding, chance, numbers)
+        seen = look(picture)
+        return Shot(data, hashlib.sha256(data).hexdigest(), CLASSES[index], embedding, chance, numbers, seen)
 
 
 PATH = ("dataset_frozen", "training", "evaluating", "infra_validating", "promoted", "observing")
@@ -131,6 +133,7 @@ def _reference(shot: Shot) -> dict[str, Any]:
         "embedding": shot.embedding.tolist(),
         "width": 40,
         "height": 40,
+        "look": [shot.look[name] for name in LOOKS],
         "thumbnail": shot.data,
     } | {name: shot.numbers[name] for name in STATISTICS}
 
