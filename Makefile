@@ -44,6 +44,7 @@ bench: setup rivals ## ours beside timm's train.py and fastai, and the gate's ow
 	$(VENV)/bin/python -m benchmarks.training_speed
 	$(VENV)/bin/python -m benchmarks.time_to_accuracy
 	$(VENV)/bin/python -m benchmarks.gate
+	$(VENV)/bin/python -m benchmarks.log_cost
 	$(VENV)/bin/python -m benchmarks.table
 
 rivals: $(RIVALS)/.ready ## the rivals' own environment, for make bench

@@ -35,6 +35,7 @@ from tests.live_service import LiveService, make_workspace
 
 CLIENTS = 8
 COMPACT_EVERY = 10  # kills
+EARLY = 0.1  # of the kills come at any moment from the writer's start on, the others under load
 SEGMENT_BYTES = 65_536  # small, so that kills meet segments that begin and end
 
 
@@ -83,9 +84,12 @@ def kill_writers(folder: Path, kills: int, *, seed: int = 0, say: Callable[[str]
                     raise ContenderError("the process that writes the log has ended by itself")
                 acknowledged.append(line.strip())
                 line = nursery.stdout.readline()
-            killer = threading.Timer(
-                chance.uniform(0.02, 0.15), os.kill, (int(line.split()[1]), signal.SIGKILL)
-            )
+            child, early = int(line.split()[1]), chance.random() < EARLY
+            if not early:  # there is load once the first row is acknowledged
+                acknowledged.append(nursery.stdout.readline().strip())
+                if acknowledged[-1] == "gone":
+                    raise ContenderError("the process that writes the log has ended by itself")
+            killer = threading.Timer(chance.uniform(0.0, 0.12), os.kill, (child, signal.SIGKILL))
             killer.start()
             if round_ % COMPACT_EVERY == 1:
                 archived += compact(workspace, Log(), now=datetime.now(UTC)).rows

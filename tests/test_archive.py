@@ -194,6 +194,14 @@ def test_retention_takes_parts_for_want_of_room_alone_and_the_oldest_first(tmp_p
     )
 
 
+def test_where_the_archive_cannot_be_written_the_segments_stay(tmp_path: Path) -> None:
+    workspace = logged(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="file"):
+        compact(workspace, replace(LOG, archive=str(tmp_path / "file/archive")), now=NOW)
+    assert len(segments(workspace)) == 3
+
+
 def test_two_at_once_do_not_meet(tmp_path: Path) -> None:
     workspace = logged(tmp_path)
     with alone(workspace.log), pytest.raises(StateError, match="run the command again"):

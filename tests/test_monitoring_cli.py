@@ -40,6 +40,14 @@ def alarmed(workspace: Workspace) -> None:
     wake(workspace, PARAMS, now=START + timedelta(hours=5), draw=False)
 
 
+def test_status_says_that_the_log_is_lossy(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 0
+    assert "lossy" not in capsys.readouterr().out
+    workspace.params.write_text("log: {mode: lossy}\n", encoding="utf-8")
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.startswith("Log       lossy (log.mode): answers may be missing")
+
+
 def test_every_verb_has_help() -> None:
     here = Path(__file__).resolve().parent.parent
     for arguments in (["--help"], ["label", "--help"]):

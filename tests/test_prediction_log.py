@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -86,7 +87,38 @@ def test_a_row_is_on_disk_when_its_future_resolves(tmp_path: Path, counts: Count
     assert counts == {"written": 1}
 
 
-def test_rows_of_many_threads_share_flushes_and_all_arrive_once(tmp_path: Path) -> None:
+def test_no_row_is_acknowledged_before_the_flush_that_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, flushing, go = os.fdatasync, threading.Event(), threading.Event()
+
+    def slow(file: int) -> None:
+        flushing.set()
+        assert go.wait(10)
+        flush(file)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    log = PredictionLog(tmp_path, Log())
+    future = log.append(row(1), b"")
+    assert flushing.wait(10)
+    assert read(tmp_path) == [row(1)["request_id"]], "written"
+    assert not future.done(), "and not flushed yet"
+    go.set()
+    future.result(10)
+    log.close()
+
+
+def test_rows_of_many_threads_share_flushes_and_all_arrive_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, flushes = os.fdatasync, list[int]()
+
+    def counted(file: int) -> None:
+        time.sleep(0.005)  # as a disk takes
+        flush(file)
+        flushes.append(file)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
     log = PredictionLog(tmp_path, Log())
 
     def client(start: int) -> None:
@@ -103,6 +135,7 @@ def test_rows_of_many_threads_share_flushes_and_all_arrive_once(tmp_path: Path) 
         row(1000 * t + n)["request_id"] for t in range(16) for n in range(40)
     )
     assert damaged(tmp_path) == 0
+    assert len(flushes) < 16 * 40 / 4
 
 
 def test_two_processes_never_share_a_segment(tmp_path: Path) -> None:
@@ -205,6 +238,42 @@ def test_a_full_disk_fails_the_row_leaves_no_torn_line_and_heals(
     log.close()
     assert Counter(read(small_disk / "log")) == Counter({*acknowledged, row(200)["request_id"]})
     assert counts == {"written": len(acknowledged) + 1, "failed": len(refused)}
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from pipeline.errors import StateError
+from pipeline.params import Log
+from services.prediction_log import PredictionLog
+from tests.test_prediction_log import row
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+log = PredictionLog(Path(sys.argv[1]), Log())
+for number in range(200):
+    try:
+        log.append(row(number), b"").result(10)
+        print(row(number)["request_id"])
+    except StateError as error:
+        print("refused", error)
+try:
+    log.append(row(200, "ab/abc.png"), b"x" * 30_000).result(10)
+except StateError as error:
+    print("refused", error)
+log.close()
+"""
+
+
+def test_a_write_that_ends_half_way_is_refused_and_the_next_row_is_whole(tmp_path: Path) -> None:
+    """As on a full disk, by the limit on a file's size: it needs no rights, so it runs everywhere."""
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    refused = [line for line in lines if line.startswith("refused")]
+    assert set(refused) == {"refused the prediction log can't be written (File too large)"}
+    assert 2 <= len(refused) < 20, "each time a segment was full, and the image"
+    assert Counter(read(tmp_path)) == Counter(line for line in lines if line not in refused)
+    assert damaged(tmp_path) == 0
+    assert not list((tmp_path / "images").rglob("*.*"))
 
 
 def test_a_full_disk_refuses_the_image_whole_too(small_disk: Path) -> None:
