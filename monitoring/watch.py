@@ -281,7 +281,8 @@ class _Wake:
         if action.state == "rolled_back":
             form = self.stream.params.serve.format
             why = f"observed after the promotion: {action.reason}"
-            Registry(self.workspace.registry).rollback(by="watch", why=why, to=episode.champion, form=form)
+            registry, new = Registry(self.workspace.registry), self.stream.champion
+            registry.rollback(by="watch", why=why, to=episode.champion, form=form, expect=new)
             mark_rolled_back(self.journal, episode.id, why=action.reason, now=self.now)
             return self.journal.episode(episode.id)
         with self.journal.transaction():
