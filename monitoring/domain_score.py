@@ -34,6 +34,7 @@ def domain_scores(
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.permutation(len(reference))[:MOST])
@@ -45,13 +46,11 @@ def domain_scores(
     together = np.concatenate([known, scenes + known.max() + 1])
     scores = np.full(len(rows), 0.5)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for fitted, held in folds.split(rows, new, together):
-        regression = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=300)
-        scores[held] = (
-            make_pipeline(StandardScaler(), regression)
-            .fit(rows[fitted], new[fitted])
-            .predict_proba(rows[held])[:, 1]
-        )
+    with threadpool_limits(1):  # small products: on a busy machine threads would wait for each other
+        for fitted, held in folds.split(rows, new, together):
+            regression = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=300)
+            classifier = make_pipeline(StandardScaler(), regression).fit(rows[fitted], new[fitted])
+            scores[held] = classifier.predict_proba(rows[held])[:, 1]
     return scores[len(kept) :]
 
 

@@ -84,22 +84,27 @@ def select(
     ]
 
 
-def draw(seed: int, image_id: str) -> bytes:
+def draw(seed: int, image_id: str, what: str = "queue") -> bytes:
     """What the images are put in order by, at random: the same for good, whatever else is there."""
-    return hashlib.sha256(f"queue/{seed}/{image_id}".encode()).digest()
+    return hashlib.sha256(f"{what}/{seed}/{image_id}".encode()).digest()
 
 
 def _drawn(asked: Sequence[str], new: Sequence[str], budget: int, params: Params) -> set[str]:
-    """The largest random part of all distinct images that the share and, beside ``asked``, the budget allow."""
-    found: set[str] = set()
+    """The largest random part of all distinct images that the share and, beside ``asked``, the budget allow.
+
+    As large a share of those asked already as of the new ones. By a second draw: in the order of the first one, a
+    scene's earliest image stands for it, and the more images it has the earlier that is.
+    """
     wanted = int(np.ceil(params.label.random_share * budget))  # up, so that a budget of 1 is an unbiased one
-    left = budget - len(asked)
-    for image_id in sorted([*asked, *new], key=lambda one: draw(params.seed, one))[:wanted]:
-        left -= image_id not in asked
-        if left < 0:
-            break
-        found.add(image_id)
-    return found
+    count = len(asked) + len(new)
+    wanted = min(wanted, (budget - len(asked)) * count // max(1, len(new)))
+    of_new = min(budget - len(asked), round(wanted * len(new) / max(1, count)))
+    parts = ((asked, wanted - of_new), (new, of_new))
+    return {
+        image_id
+        for ids, size in parts
+        for image_id in sorted(ids, key=lambda one: draw(params.seed, one, "random"))[:size]
+    }
 
 
 def _distinct(

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -178,6 +179,34 @@ def test_predictions_are_hints_and_class_names_are_inert(tmp_path: Path) -> None
     assert "annotations" not in task
     assert task["predictions"][0]["model_version"].startswith("hint")
     assert "<script>" not in (folder / "labelstudio.xml").read_text(encoding="utf-8")
+
+
+def test_label_studio_finds_the_images_the_controls_and_the_classes(tmp_path: Path) -> None:
+    """The export is in its task format, and the labelling page beside it names the same control and classes."""
+    world = World(11)
+    workspace, window, measure = answered(tmp_path, [world.shot() for _ in range(30)])
+    items = write(workspace, EPISODE, window, measure, PARAMS)
+    folder = workspace.queue / EPISODE.id
+    page = ElementTree.fromstring((folder / "labelstudio.xml").read_text(encoding="utf-8"))  # noqa: S314 - our own
+    image, control = page.find("Image"), page.find("Choices")
+    assert image is not None
+    assert control is not None
+    assert [choice.get("value") for choice in control] == list(CLASSES)
+    assert control.get("toName") == image.get("name")
+    tasks = json.loads((folder / "labelstudio.json").read_text(encoding="utf-8"))
+    assert len(tasks) == len(items)
+    for task, item in zip(tasks, items, strict=True):
+        address = task["data"][image.get("value", "").removeprefix("$")]
+        assert digest_file(folder / address.removeprefix("/data/local-files/?d=")) == item.image_id
+        (prediction,) = task["predictions"]
+        assert 0 <= prediction["score"] <= 1
+        (result,) = prediction["result"]
+        assert (result["from_name"], result["to_name"]) == (control.get("name"), image.get("name"))
+        assert result["type"] == "choices"
+        assert result["value"] == {"choices": [item.predicted]}
+    readme = (folder / "README.txt").read_text(encoding="utf-8")
+    assert "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT" in readme
+    assert "accuracy over distinct scenes" in readme
 
 
 def test_labels_of_an_episode_are_its_queues_and_those_given_since(tmp_path: Path) -> None:
