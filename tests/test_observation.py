@@ -75,7 +75,7 @@ class Line:
         """The old champion was right on 18 of 20 random images of the drift."""
         items = [
             {"image_id": f"{900 + n:064x}", "file": "", "random": True, "why": "", "predicted": "red" if n < 18 else "blue",
-             "confidence": 1.0, "novelty": 0.0, "source": "", "dhash": "0"}
+             "confidence": 1.0, "domain_score": 0.0, "source": "", "dhash": "0"}
             for n in range(20)
         ]  # fmt: skip
         write_json(self.workspace.queue / E / "manifest.json", {"champion": self.old, "items": items})

@@ -137,7 +137,7 @@ def test_labelled_accuracy_below_the_bound_by_its_whole_interval(workspace: Work
     def asked(right: int) -> None:
         items = [
             {"image_id": f"{n:064x}", "file": "", "random": True, "why": "", "predicted": "pit" if n < right else "clean",
-             "confidence": 1.0, "novelty": 0.0, "source": "", "dhash": "0"}
+             "confidence": 1.0, "domain_score": 0.0, "source": "", "dhash": "0"}
             for n in range(20)
         ]  # fmt: skip
         write_json(workspace.queue / "0123456789abcdef/manifest.json", {"champion": champion, "items": items})
