@@ -26,8 +26,8 @@ $(READY): requirements.lock
 demo: setup ## the whole loop on the embedded sample
 	$(VENV)/bin/python -m flows.demo
 
-test: setup ## every test
-	$(VENV)/bin/python -m pytest
+test: setup ## every test, in as many processes as there are cores, four at most
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: setup ## lint, types, architecture and the fast tests, under a minute
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -40,12 +40,14 @@ fire-drill: setup ## faults planted in a real run, and which gate refuses each: 
 soak: setup ## a simulated year of the loop, with shifts, kills and late labels, some ten minutes: reports/soak.html
 	$(VENV)/bin/python -m flows.soak
 
-bench: setup rivals ## ours beside timm's train.py and fastai, and the gate's own error rates, some 50 minutes on two idle cores: benchmarks/README.md
+bench: setup rivals ## ours beside timm's train.py and fastai, and the gate's own error rates, about an hour on two idle cores: benchmarks/README.md
 	$(VENV)/bin/python -m benchmarks.ingest
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.best_flags
+	$(VENV)/bin/python -m benchmarks.training_speed
 	$(VENV)/bin/python -m benchmarks.time_to_accuracy
 	$(VENV)/bin/python -m benchmarks.gate
+	$(VENV)/bin/python -m benchmarks.log_cost
 	$(VENV)/bin/python -m benchmarks.table
 
 rivals: $(RIVALS)/.ready ## the rivals' own environment, for make bench

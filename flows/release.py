@@ -14,16 +14,15 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed, State
 
 from flows import lineage
-from flows.pages import against, plain, verdict_page
+from flows.challenger import Challenger, examine
+from flows.pages import plain, verdict_page
 from flows.sandbox import ask, golden_images, sandbox
 from flows.scratch import scratch
 from flows.server import command
@@ -39,105 +38,16 @@ from monitoring.shadow import requested, shadowed
 from monitoring.states import allowed
 from pipeline import clock, recipe
 from pipeline.artifacts import Workspace, read_json, write_json
-from pipeline.bundle import verify
-from pipeline.errors import DataError, RefusedError, StateError, VisionloopError
-from pipeline.locked import lock_fault
+from pipeline.errors import RefusedError, StateError, VisionloopError
 from pipeline.model_card.card import card, gather
 from pipeline.params import Params
 from pipeline.registry import Registry
 from pipeline.serving import address, answering
 
+__all__ = ["Challenger", "examine", "main", "release"]
+
 Say = Callable[[int, str], None]  # a level of logging, and a sentence
 _ALREADY = "{} is the champion already: nothing to do"
-
-
-@dataclass(frozen=True)
-class Challenger:
-    """What may be released: a bundle, the verdict about it, and the champion that it was judged against."""
-
-    digest: str
-    verdict: dict[str, Any]
-    champion: str | None
-    approved: dict[str, str] | None
-
-    @property
-    def is_champion(self) -> bool:
-        return self.digest == self.champion
-
-
-def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
-    """The challenger, if it may be released.
-
-    Args:
-        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
-
-    Raises:
-        RefusedError: the verdict is not PROMOTE (and not approved), is about another bundle or champion, or is
-            not what dvc.lock names.
-        IntegrityError: artifacts/bundle is damaged.
-    """
-    verdict = _verdict(workspace)
-    digest = verify(workspace.bundle)
-    champion = Registry(workspace.registry).champion()
-    standing = champion.digest if champion else None
-    if verdict["challenger"] != digest:
-        raise RefusedError(
-            f"the verdict is about {str(verdict['challenger'])[:12]}, artifacts/bundle is {digest[:12]}: run "
-            "`python -m flows.retrain` (or `dvc repro`), so that what is judged is what ships"
-        )
-    if digest == standing:
-        return Challenger(digest, verdict, standing, None)
-    fault = lock_fault(workspace)
-    if fault:
-        raise RefusedError(
-            f"{fault}: it was changed after `dvc repro`, or never came from it; run `dvc repro gate`"
-        )
-    _check_decision(verdict, approve)
-    if verdict["champion"] != standing:
-        raise RefusedError(
-            f"the verdict compares with {_short(verdict['champion'])}, but the champion is {_short(standing)}: run "
-            "`python -m flows.retrain`, which judges against the champion of now"
-        )
-    insufficient = verdict["decision"] == "INSUFFICIENT_EVIDENCE"
-    approved = {"by": lineage.account(), "why": str(approve)} if insufficient else None
-    return Challenger(digest, verdict, standing, approved)
-
-
-def _verdict(workspace: Workspace) -> dict[str, Any]:
-    verdict = read_json(workspace.verdict)
-    missing = {"decision", "challenger", "champion", "checks"} - set(
-        verdict if isinstance(verdict, dict) else ()
-    )
-    if missing:
-        raise DataError(f"{workspace.verdict} lacks {sorted(missing)}: run `dvc repro -f gate`")
-    return dict(verdict)
-
-
-def _check_decision(verdict: dict[str, Any], approve: str | None) -> None:
-    open_checks = against(verdict)
-    names = ", ".join(f"{check['name']} ({check['outcome']})" for check in open_checks)
-    if verdict["decision"] == "REJECT":
-        raise RefusedError(
-            f"the verdict is REJECT: {names}. It is not released, with or without --approve: "
-            "reports/verdict.json says what would have to change"
-        )
-    if verdict["decision"] == "PROMOTE" and not open_checks:
-        return
-    if verdict["decision"] != "INSUFFICIENT_EVIDENCE":
-        raise RefusedError(
-            f"reports/verdict.json says {verdict['decision']!r}, which does not follow from its checks "
-            f"({names or 'none stands against it'}): run `dvc repro -f gate`"
-        )
-    broken = [check["name"] for check in open_checks if check.get("kind") == "integrity"]
-    if broken:
-        raise RefusedError(
-            f"{', '.join(broken)} did not pass, which --approve does not cover: run `dvc repro`"
-        )
-    if approve is None or not approve.strip():
-        raise RefusedError(
-            f"the verdict is INSUFFICIENT_EVIDENCE: {names}. Collect more test images, or take it upon "
-            'yourself with `python -m flows.release --approve "<why>"`, which is put on record'
-        )
 
 
 @flow(name="release", persist_result=False)
@@ -251,7 +161,12 @@ def _shadow(
     """
     wanted, digest = params.release.shadow_images, challenger.digest
     seen = shadowed(workspace, digest, wanted, params.release.min_shadow_agreement)
-    if not wanted or challenger.champion is None or (approve and seen.against):
+    if not wanted or challenger.champion is None:
+        return None
+    record = lineage.record_path(workspace, digest)
+    if approve and seen.against:
+        told = f"{seen.words}: {seen.against}; approved all the same: {approve}"
+        write_json(record, read_json(record) | {"shadow": told})
         return None
     if seen.images >= wanted and seen.against:
         end_shadow(workspace)
@@ -263,7 +178,6 @@ def _shadow(
         raise RefusedError(f'{told}; take it upon yourself with `python -m flows.release --approve "<why>"`')
     if seen.images >= wanted:
         get_run_logger().info("%s", seen.words)
-        record = lineage.record_path(workspace, digest)
         write_json(record, read_json(record) | {"shadow": seen.words})
         return None
     if requested(workspace) != digest:
@@ -351,10 +265,6 @@ def _commit(workspace: Workspace, digest: str, say: Say) -> None:
         return
     write_json(target, read_json(target) | {"git": done})
     say(logging.INFO, f"committed dvc.lock and tagged it {done['tag']}")
-
-
-def _short(digest: object) -> str:
-    return digest[:12] if isinstance(digest, str) else "nobody"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""``python -m monitoring status | why | queue | label | dismiss | approve``: what the watch did, and the labels back.
+"""What the watch did, the labels back, and what becomes of the prediction log: ``python -m monitoring <verb>``.
 
 The watch itself is woken by ``python -m flows.watch``.
 """
@@ -20,6 +20,8 @@ HELP = {
     "label": "take labels back: a queue's CSV, a folder of class folders, or Label Studio's JSON export",
     "dismiss": "close the open episode: the drift needs no new model",
     "approve": "let the episode that waits for a person go on: retrain, or release its challenger",
+    "compact": "move the prediction log's closed segments into the archive (log.archive), as partitioned Parquet",
+    "forget": "remove requests or images from log, archive and queues, by id",
 }
 
 
@@ -42,6 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     for verb in ("dismiss", "approve"):
         commands[verb].add_argument("--why", required=True, help="for the journal")
     commands["approve"].add_argument("--by", default=None, help="who (default: the user's name)")
+    forget = commands["forget"]
+    forget.add_argument(
+        "ids",
+        nargs="+",
+        metavar="id",
+        help="a request_id, or an image's sha256: of the file as it was sent, or as it is kept",
+    )
+    forget.add_argument("--why", required=True, help="for the list of deletions")
     return parser
 
 
@@ -55,25 +65,32 @@ def main(arguments: list[str] | None = None) -> int:
         "label": _label,
         "dismiss": _dismiss,
         "approve": _approve,
+        "compact": _compact,
+        "forget": _forget,
     }
     try:
         print(verbs[options.verb](Workspace.here(), options))
-    except VisionloopError as error:
-        print(f"{options.verb}: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # the reader of `... | head` has seen enough
         sys.stderr.close()
+    except (VisionloopError, OSError) as error:
+        print(f"{options.verb}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
 def _status(workspace: Workspace, _: argparse.Namespace) -> str:
     from monitoring.journal import Journal
     from monitoring.words import status
+    from pipeline.params import Params
 
+    lossy = "Log       lossy (log.mode): answers may be missing from it, and from what the watch sees\n"
+    note = lossy if workspace.params.exists() and Params.load(workspace.params).log.mode == "lossy" else ""
     if not workspace.journal.exists():
-        return f"Nothing was watched yet: {workspace.journal} is not there.\nNext: python -m flows.watch"
+        return (
+            f"{note}Nothing was watched yet: {workspace.journal} is not there.\nNext: python -m flows.watch"
+        )
     with Journal(workspace.journal) as journal:
-        return status(workspace, journal)
+        return note + status(workspace, journal)
 
 
 def _why(workspace: Workspace, options: argparse.Namespace) -> str:
@@ -155,6 +172,21 @@ def _approve(workspace: Workspace, options: argparse.Namespace) -> str:
             f"Approved: drift like that of episode {after.id} may open another. Next: python -m flows.watch"
         )
     return f"Approved: episode {after.id} is {after.state}. Next: python -m flows.watch --act"
+
+
+def _compact(workspace: Workspace, _: argparse.Namespace) -> str:
+    from monitoring.compact import compact
+    from pipeline.params import Params
+
+    return compact(workspace, Params.load(workspace.params).log, now=now()).text
+
+
+def _forget(workspace: Workspace, options: argparse.Namespace) -> str:
+    from monitoring.forget import forget
+    from pipeline.params import Params
+
+    log = Params.load(workspace.params).log
+    return forget(workspace, log, options.ids, why=options.why, by=getpass.getuser(), now=now()).text
 
 
 if __name__ == "__main__":

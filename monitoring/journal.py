@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS steps (
     id INTEGER PRIMARY KEY, time TEXT NOT NULL, champion TEXT, episode TEXT, window TEXT, images INTEGER NOT NULL,
     statistic REAL, log10_e REAL, decision TEXT NOT NULL, reason TEXT NOT NULL, evidence TEXT, detail TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS steps_by_decision ON steps (decision);
 CREATE TABLE IF NOT EXISTS episodes (
     id TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, champion TEXT NOT NULL, reference TEXT NOT NULL,
     window TEXT NOT NULL, since TEXT NOT NULL, opened TEXT NOT NULL, changed TEXT NOT NULL, why TEXT NOT NULL,
@@ -127,6 +128,20 @@ class Journal:
         with self._translated():
             rows = self._db.execute(query, (-1 if limit is None else limit,)).fetchall()
         return [step_of(row) for row in rows]
+
+    def retrains(self) -> list[datetime]:
+        """When each retrain started.
+
+        No later than the rows after it: one that was written while the clock stood in the future would otherwise
+        count until then.
+        """
+        query = """
+            SELECT CASE WHEN time > (SELECT time FROM steps ORDER BY id DESC LIMIT 1)
+                THEN (SELECT min(time) FROM steps AS later WHERE later.id >= one.id) ELSE time END AS started
+            FROM steps AS one WHERE decision IN ('dataset_frozen', 'training') AND detail LIKE '%"started": true%'
+        """
+        with self._translated():
+            return [datetime.fromisoformat(row["started"]) for row in self._db.execute(query).fetchall()]
 
     def stream(self, champion: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """(cursor, evidence) of a champion's stream, both empty before its first window."""

@@ -65,7 +65,7 @@ def ask(
     """Explain the drift, write its queue, and wait for labels. A kill in between: the next wake-up does it."""
     workspace = stream.workspace
     window = stream.since(episode.since, EXPLAINED) or seen[-1]
-    explanation = explain(stream.measure, window)
+    explanation = explain(stream.measure, window, workspace.log / "images")
     _write_evidence(stream, episode, window, explanation)
     items = label_queue.write(workspace, episode, window, stream.measure, stream.params)
     queue = workspace.relative(label_queue.folder_of(workspace, episode.id))

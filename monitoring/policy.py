@@ -143,7 +143,7 @@ def _without_episode(s: Situation) -> Action:
     if s.alarm:
         silence = _silence(s)
         if silence:
-            return Action("suppressed", f"{s.evidence} No new episode opens, {silence}")
+            return Action("suppressed", f"the alarm opens no episode, {silence} ({s.evidence.rstrip('.')})")
         return Action("drift_open", s.evidence)
     if s.images < s.min_window:
         reason = f"{s.images} new images since the last window; {s.min_window} are needed to say anything"
@@ -157,7 +157,7 @@ def _silence(s: Situation) -> str | None:
         return f"{s.refused}: a person lifts that with {_APPROVE}"
     left = left_of_cooldown(s.now, s.dismissed, s.cooldown_hours)
     if left > timedelta(0):
-        return f"an episode was dismissed at {_clock(s.dismissed)}: {_hours(left)} of the cooldown are left."
+        return f"an episode was dismissed at {_clock(s.dismissed)}: {_hours(left)} of the cooldown are left"
     if s.dismissed and not s.calm:
         return (
             f"it is the drift that was dismissed at {_clock(s.dismissed)} and has not gone away since: once the evidence "
@@ -169,7 +169,7 @@ def _silence(s: Situation) -> str | None:
 def _shadow(s: Situation) -> Action:
     seen = s.shadowed or Shadowed(0, 0, "")
     if seen.images >= seen.wanted and seen.against:
-        reason = f"{seen.words}: {seen.against}. {_ask('shadow')}"
+        reason = f"{seen.words}: {seen.against}; {_ask('shadow')}"
         return Action("needs_human", reason, "needs_human", "shadow")
     if seen.images >= seen.wanted:
         return Action("release", f"{seen.words}: the release goes on")
@@ -192,7 +192,7 @@ def _standing(s: Situation) -> Action:
     if seen.images >= seen.wanted and (seen.labelled or _late(s)):
         how = "not worse than the old one" if seen.labelled else "its labels did not come"
         return Action("monitoring", f"the new champion was observed, {how}: {seen.words}", "monitoring")
-    if s.alarm:
+    if s.alarm and seen.images >= seen.wanted:
         return Action("monitoring", f"a new drift ends the observation: {s.evidence}", "monitoring")
     return Action("observing", seen.words, None if s.state == "observing" else "observing")
 
@@ -256,7 +256,7 @@ def _too_few_labels(s: Situation, needed: int) -> Action:
         told = f"{s.labels} of {s.asked} asked labels are back; {needed} start a retrain"
     if _late(s):
         reason = (
-            f"{told}. They were asked at {_clock(s.waiting_since)}, over {s.label_timeout_days:g} days ago "
+            f"{told}; they were asked at {_clock(s.waiting_since)}, over {s.label_timeout_days:g} days ago "
             f"(watch.label_timeout_days): {_ask('labels')}"
         )
         return Action("needs_human", reason, "needs_human", "labels")

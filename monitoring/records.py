@@ -34,7 +34,7 @@ class Episode:
         id: the hash of champion, reference, window and configuration (``monitoring.episodes.identity``).
         since: the time of the first image that moved; of another trigger, of the champion's data.
         trigger: drift, or what else opened it: schedule, labels, accuracy, age.
-        signature: of the drift, in a word: what kind, led by which statistic, in which direction.
+        signature: of the drift: what kind, led by what moved most, in which direction.
         configuration: digest of the settings that it was opened under.
         dataset: digest of data/labels.csv when the retrain froze it.
         asks: what a person is asked in ``needs_human``, a key of ``monitoring.policy.ASKED``.

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from monitoring import label_queue, leases, observation, shadow
-from monitoring.drift import Decision
 from monitoring.episodes import retrains_since
 from monitoring.journal import Episode, Journal
 from monitoring.policy import Action, Observed, Shadowed, Situation, decide
@@ -25,10 +24,15 @@ class Alarm:
     signature: str | None = None
 
 
-def signature_of(explanation: Explanation, decision: Decision) -> str:
-    """What kind of drift, led by which statistic in which direction: what a refusal silences."""
-    lead = decision.leads[0]
-    return f"{explanation.kind}: {lead.statistic} {lead.direction}"
+def signature_of(explanation: Explanation) -> str:
+    """What kind of drift, led by what moved most and in which direction: what a refusal silences."""
+    if explanation.source is not None:
+        return f"{explanation.kind}: {explanation.source}"
+    for change in explanation.changes:
+        return f"{explanation.kind}: {change.name} {'up' if change.effect > 0 else 'down'}"
+    for name, (was, now) in explanation.shares.items():
+        return f"{explanation.kind}: {name} {'more' if now > was else 'less'}"
+    return explanation.kind
 
 
 def decided(

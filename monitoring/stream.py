@@ -64,6 +64,7 @@ class Stream:
                 size,
                 cursor=cursor,
                 since=since,
+                archive=params.log.archive,
             ),
             marks=evidence.get("marks", []),
             alarmed=evidence.get("alarmed"),
@@ -112,7 +113,13 @@ class Stream:
         self.marks, self.alarmed, self.calm = [], None, False
         log = self.log
         self.log = Log(
-            log.folder, log.champion, log.classes, log.embedding_size, cursor=log.cursor, since=after
+            log.folder,
+            log.champion,
+            log.classes,
+            log.embedding_size,
+            cursor=log.cursor,
+            since=after,
+            archive=log.archive,
         )
 
     def time_of(self, position: int) -> datetime | None:
@@ -131,7 +138,9 @@ class Stream:
 
     def _reopened(self, since: datetime) -> Log:
         log = self.log
-        return Log(log.folder, log.champion, log.classes, log.embedding_size, since=since)
+        return Log(
+            log.folder, log.champion, log.classes, log.embedding_size, since=since, archive=log.archive
+        )
 
 
 def _utc(text: str) -> datetime:

@@ -18,6 +18,8 @@ from monitoring.episodes import abandoned, mark_promoted, mark_rolled_back, step
 from monitoring.journal import Episode, Journal, Step
 from monitoring.opening import EXPLAINED, ask, ask_more, folder_of, new_episode, triggered
 from monitoring.policy import Action
+from monitoring.risk import labelled
+from monitoring.sensitivity import smallest
 from monitoring.situation import Alarm, decided, signature_of
 from monitoring.states import STANDING
 from monitoring.stream import Stream
@@ -115,6 +117,10 @@ class _Wake:
     def workspace(self) -> Workspace:
         return self.stream.workspace
 
+    @property
+    def images(self) -> Path:
+        return self.workspace.log / "images"
+
     def run(self) -> Outcome:
         closed = self._caught_up()
         alarmed = self.stream.alarmed and self.journal.episode(self.stream.alarmed)
@@ -178,15 +184,19 @@ class _Wake:
         began = since or window.rows[0].time
         alarm = Alarm(decision.alarm, evidence_in_words(decision, since))
         episode = standing = self.journal.open_episode()
-        # A new drift ends the observation of a new champion, unless that is about to be rolled back.
+        # A new drift ends an observation that has its number of images, unless the champion is to be rolled back.
         over = self._decide(episode, 0, alarm) if alarm.raised and episode else None
         if over and over.state == "monitoring":
             episode = None
+        explanation = None
         if alarm.raised and episode is None:
-            shifted = self.stream.since(began, EXPLAINED) or window
-            explanation = explain(self.stream.measure, shifted)
-            alarm = Alarm(True, f"{explanation.text} {alarm.words}", signature_of(explanation, decision))
+            explanation = explain(
+                self.stream.measure, self.stream.since(began, EXPLAINED) or window, self.images
+            )
+            alarm = replace(alarm, signature=signature_of(explanation))
         action = self._decide(None, len(window), alarm)
+        if explanation is not None and action.kind == "drift_open":
+            action = replace(action, reason=f"{explanation.text} {action.reason}")
         drifting = episode is not None and (alarm.raised or episode.state not in STANDING)
         step = Step(
             time=self.now,
@@ -226,9 +236,13 @@ class _Wake:
         if self.seen and overdue is None:
             step = self.journal.steps(1)[0]
         else:
-            action = unlearnable(overdue) if overdue else self._decide(None, self.stream.waiting())
-            champion = self.stream.champion
-            step = Step(time=self.now, decision=action.kind, reason=action.reason, champion=champion)
+            waiting = self.stream.waiting()
+            action = unlearnable(overdue) if overdue else self._decide(None, waiting)
+            champion, reason = self.stream.champion, action.reason
+            if action.kind == "insufficient_data":
+                least = smallest(self.stream.measure, waiting, self.stream.params.watch.alpha)
+                reason = f"{reason}: {least.words}"
+            step = Step(time=self.now, decision=action.kind, reason=reason, champion=champion)
             self.journal.record(step)
         return Outcome(
             decision=step.decision,
@@ -243,7 +257,11 @@ class _Wake:
         if action.state:
             episode = self._moved(episode, action)
         else:
-            self.journal.record(step_about(episode, self.now, action.kind, action.reason))
+            margin = self.stream.params.gate.noninferiority_margin
+            known = labelled(self.workspace, episode, self.stream.measure.reference, margin)
+            reason = f"{action.reason}; {known.words}" if known else action.reason
+            step = step_about(episode, self.now, action.kind, reason)
+            self.journal.record(replace(step, detail={"labelled": known.to_dict()} if known else {}))
         if action.state == "awaiting_labels":
             return self._with_episode(episode, explanation)
         opened = explanation is not None
@@ -263,7 +281,8 @@ class _Wake:
         if action.state == "rolled_back":
             form = self.stream.params.serve.format
             why = f"observed after the promotion: {action.reason}"
-            Registry(self.workspace.registry).rollback(by="watch", why=why, to=episode.champion, form=form)
+            registry, new = Registry(self.workspace.registry), self.stream.champion
+            registry.rollback(by="watch", why=why, to=episode.champion, form=form, expect=new)
             mark_rolled_back(self.journal, episode.id, why=action.reason, now=self.now)
             return self.journal.episode(episode.id)
         with self.journal.transaction():

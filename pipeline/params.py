@@ -292,9 +292,18 @@ class Log:
     keep_days: float = 30.0
     max_bytes: int = 2_000_000_000
     mode: Literal["durable", "lossy"] = "durable"
+    archive: str | None = None
+    archive_days: float | None = None
 
     def __post_init__(self) -> None:
         _share("log", keep_images=self.keep_images)
+        _require(
+            self.archive is None or bool(self.archive.strip()),
+            "log.archive is empty: null is var/log/archive",
+        )
+        _require(
+            self.archive_days is None or self.archive_days > 0, "log.archive_days must be above 0, or null"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

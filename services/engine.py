@@ -19,7 +19,8 @@ import numpy as np
 from pipeline.artifacts import Workspace, encode_embedding
 from pipeline.bundle import Bundle
 from pipeline.errors import IntegrityError, StateError, VisionloopError
-from pipeline.images import EXTENSIONS, Decoded, decode, statistics
+from pipeline.images import Decoded, decode, statistics
+from pipeline.metadata import stripped
 from pipeline.params import Params
 from services import metrics
 from services.prediction_log import PredictionLog, keeps, kept_name
@@ -139,7 +140,10 @@ class Engine:
             "model": bundle.digest,
         }
         image_id = hashlib.sha256(data).hexdigest()
-        keep = keeps(image_id, self.params.log.keep_images)
+        kept, image = None, b""
+        if keeps(image_id, self.params.log.keep_images):
+            image, extension = stripped(data, decoded)
+            kept = kept_name(hashlib.sha256(image).hexdigest(), extension)
         row = reply | {
             "time": datetime.now(UTC).isoformat(timespec="microseconds"),
             "image_id": image_id,
@@ -147,10 +151,10 @@ class Engine:
             "embedding": encode_embedding(prediction.embedding[0]),
             "statistics": _numbers(decoded),
             "source": source,
-            "kept": kept_name(image_id, EXTENSIONS[decoded.format]) if keep else None,
+            "kept": kept,
             "seconds": round(time.perf_counter() - started, 6),
         }
-        return reply, loaded.log.append(row, data), seconds
+        return reply, loaded.log.append(row, image), seconds
 
     def close(self) -> None:
         """Finish what is under way, write it down, and stop."""

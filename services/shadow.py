@@ -118,9 +118,9 @@ class Shadow:
         self._drop()
         request = read_json(self._place.shadow_request)
         digest = str(request["digest"])
+        path = Registry(self._place.registry).bundle_path(digest)
         bundle, error = None, None
         try:
-            path = Registry(self._place.registry).bundle_path(digest)
             bundle = open_bundle(path, 1, self._serve.format)
         except (VisionloopError, OSError) as problem:
             error = f"{type(problem).__name__}: {problem}"

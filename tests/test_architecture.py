@@ -23,12 +23,23 @@ ONLY_IN = {
     "bentoml": ("services/", "flows/release.py"),
     "great_expectations": ("pipeline/validate.py", "pipeline/expectations.py"),
     "evidently": ("monitoring/dashboard.py",),
+    "fsspec": ("monitoring/archive.py",),
     "torch": LEARNING,
     "torchvision": LEARNING,
     "timm": LEARNING,
 }
-SERVICES_MAY = {"artifacts", "bundle", "images", "transforms", "registry", "params", "errors", "clock"}
-MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images", "clock"}
+SERVICES_MAY = {
+    "artifacts",
+    "bundle",
+    "images",
+    "metadata",
+    "transforms",
+    "registry",
+    "params",
+    "errors",
+    "clock",
+}
+MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images", "metadata", "clock"}
 
 
 def modules() -> list[Path]:

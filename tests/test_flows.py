@@ -16,8 +16,9 @@ from flows import pages
 from flows.repro_process import Reproducer, StageError, reproducer
 from flows.server import end
 from monitoring.journal import Episode, Journal
-from pipeline.artifacts import Workspace, write_json
+from pipeline.artifacts import Workspace, digest_file, write_json
 from pipeline.errors import StateError
+from pipeline.registry import Registry
 from tests import tiny_workspace
 from tests.prefect_server import PrefectServer
 
@@ -137,7 +138,7 @@ def test_when_the_flow_is_killed_its_stage_ends_too(workspace: Workspace) -> Non
     stage = int(wait_for(workspace.root / "pid"))
     flow.kill()
     flow.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while alive(stage):
         assert time.monotonic() < deadline, "the stage outlived its flow"
         time.sleep(0.05)
@@ -263,6 +264,64 @@ def test_a_retrain_that_breaks_says_so_in_the_episode(workspace: Workspace, api:
     assert "does not wait" in str(retrain(episode=EPISODE, return_state=True).message)
 
 
+@pytest.mark.slow
+def test_a_retrain_that_is_killed_is_gone_on_with_up_to_one_promotion(
+    workspace: Workspace, api: PrefectServer
+) -> None:
+    from flows.retrain import retrain
+
+    workspace.params.write_text("release: {golden_images: 4}\nwatch: {cooldown_hours: 0.0}\n")
+    train = (workspace.root / "inputs/train.sh").read_text()
+    tiny_workspace.script(workspace, "train", f"[ -e pid ] || {{ echo $$ > pid; exec sleep 600; }}\n{train}")
+    open_episode(workspace)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "flows.retrain", "--episode", EPISODE, "--release"],
+        cwd=workspace.root, env=api.environment | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(workspace.root / "pid", 120)
+    told = retrain(episode=EPISODE, release=True, return_state=True)
+    assert "does not wait" in str(told.message), "a worker that lives is left alone"
+    worker.kill()
+    worker.wait()
+    assert state_of(workspace) == "training"
+
+    state = retrain(episode=EPISODE, release=True, return_state=True)
+    assert state.is_completed(), state.message
+    assert "is champion" in str(state.message)
+    with Journal(workspace.journal) as journal:
+        said = [step.decision for step in journal.steps()]
+        assert journal.episode(EPISODE).dataset is None  # there is no data/labels.csv here
+    first, again = ["dataset_frozen", "training"], ["dataset_frozen", "training", "evaluating"]
+    assert said == [*first, "failed", *again, "verdict", "infra_validating", "promoted"]
+    assert len(Registry(workspace.registry).history()) == 1
+    twice = retrain(episode=EPISODE, release=True, return_state=True)
+    assert "does not wait" in str(twice.message)
+
+
+@pytest.mark.slow
+def test_labels_that_come_back_while_the_data_are_read_are_in_it_or_not(
+    workspace: Workspace, api: PrefectServer
+) -> None:
+    """The stages of the data are read again until data/labels.csv stood still."""
+    from flows.retrain import retrain
+
+    header = "image_id,path,label,domain,group,split,labelled_by,time"
+    later = f"{'1' * 64},p,red,line-b,g,train,ann,{datetime.now(UTC).isoformat()}"
+    workspace.labels.write_text(header + "\n")
+    scan = (workspace.root / "inputs/scan.sh").read_text()
+    tiny_workspace.script(workspace, "scan", f"echo {later} >> data/labels.csv\n{scan}")
+    tiny_workspace.new_challenger(workspace, decision="REJECT")
+    open_episode(workspace)
+    assert retrain(episode=EPISODE, return_state=True).is_completed()
+    with Journal(workspace.journal) as journal:
+        episode = journal.episode(EPISODE)
+        said = [step.decision for step in journal.steps()]
+    assert said.count("dataset_frozen") == 2
+    assert episode.labels_used == 1
+    assert episode.dataset == digest_file(workspace.labels)
+    assert episode.state == "rejected"
+
+
 @pytest.mark.parametrize(
     ("state", "started", "approved", "waits"),
     [
@@ -292,7 +351,7 @@ def test_when_an_episode_waits_for_a_retrain(
 def _shell(folder: Path, script: str, *arguments: str) -> subprocess.Popen[bytes]:
     """A shell that leads a session of its own, once it has made the file ``ready``."""
     process = subprocess.Popen(["sh", "-c", script, *arguments], cwd=folder, start_new_session=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (folder / "ready").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)

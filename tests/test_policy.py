@@ -119,11 +119,12 @@ def test_the_observation_ends_by_itself_by_a_rollback_or_by_a_new_drift() -> Non
     assert (decide(fresh).kind, decide(fresh).state) == ("observing", "observing")
     watched = replace(fresh, state="observing")
     assert decide(watched).state is None
-    assert decide(replace(watched, alarm=True)).state == "monitoring"
+    assert decide(replace(watched, alarm=True)).state is None, "not before its number of images"
     worse = replace(watched, alarm=True, observed=Observed(10, 200, "worse", worse=True))
     assert decide(worse).state == "rolled_back"
     unlabelled = replace(watched, observed=Observed(200, 200, "", labelled=False))
     assert decide(unlabelled).kind == "observing"
+    assert decide(replace(unlabelled, alarm=True)).state == "monitoring"
     assert decide(replace(unlabelled, waiting_since=NOW - timedelta(days=20))).state == "monitoring"
     assert decide(replace(watched, observed=Observed(200, 200, ""))).state == "monitoring"
     assert decide(replace(watched, observed=None)).state == "monitoring"

@@ -209,6 +209,71 @@ def test_images_that_a_dismissal_passed_over_never_come_back(tmp_path: Path) -> 
         assert min(row.time for row in seen) > dismissed
 
 
+@pytest.mark.slow
+def test_a_refused_challenger_silences_its_own_kind_of_drift_until_a_person_speaks(tmp_path: Path) -> None:
+    workspace, world, digest, outcome = drifted(tmp_path)
+    assert outcome.episode is not None
+    assert outcome.episode.signature is not None
+    assert outcome.episode.signature.startswith("sensor: ")
+    episode = outcome.episode.id
+    with Journal(workspace.journal) as journal:
+        mark_retrain_started(journal, episode, now=START + timedelta(hours=4), labels=10)
+        walked(journal, episode, "evaluating", now=START + timedelta(hours=4))
+        mark_rejected(
+            journal, episode, challenger="d" * 64, why="accuracy 0.61", now=START + timedelta(hours=4)
+        )
+    assert woken(workspace, 5).decision == "needs_human"
+    with Journal(workspace.journal) as journal:
+        dismiss(journal, episode, why="no better model to be had", now=START + timedelta(hours=6))
+
+    def dark(hours: float, writer: str) -> Outcome:
+        shots = [world.shot(dark=0.6) for _ in range(50)]
+        answer(workspace, digest, shots, start=START + timedelta(hours=hours), writer=writer)
+        return woken(workspace, hours + 1)
+
+    calm = [world.shot() for _ in range(60)]
+    answer(workspace, digest, calm, start=START + timedelta(hours=7), writer="b")
+    assert woken(workspace, 8).decision == "quiet"
+    held = dark(100, "c")  # long after the cooldown, and after it had gone away
+    assert held.decision == "suppressed"
+    assert f"the challenger of episode {episode} for the same drift" in held.reason
+    with Journal(workspace.journal) as journal:
+        assert len(journal.episodes()) == 1
+        approve(journal, episode, by="ann", why="a new backbone", now=START + timedelta(hours=102))
+    assert dark(110, "d").decision == "drift_open"
+
+
+@pytest.mark.slow
+def test_a_dismissed_drift_that_does_not_go_away_opens_nothing(tmp_path: Path) -> None:
+    workspace, world, digest, outcome = drifted(tmp_path)
+    assert outcome.episode is not None
+    with Journal(workspace.journal) as journal:
+        dismiss(journal, outcome.episode.id, why="the lamp stays", now=START + timedelta(hours=4))
+    for number, hours in enumerate((5, 200)):
+        shots = [world.shot(dark=0.6) for _ in range(50)]
+        answer(workspace, digest, shots, start=START + timedelta(hours=hours), writer=f"d{number}")
+        held = woken(workspace, hours + 1)
+        assert held.decision == "suppressed"
+    assert "has not gone away since" in held.reason
+
+
+def test_labels_that_do_not_come_ask_a_person_and_never_retrain(tmp_path: Path) -> None:
+    workspace, _, _, outcome = drifted(tmp_path)
+    label(workspace, outcome, 9)
+    late = woken(workspace, 24 * 15)
+    assert late.decision == "needs_human"
+    assert late.episode is not None
+    assert late.episode.state == "needs_human"
+    assert late.episode.asks == "labels"
+    again = woken(workspace, 24 * 40)
+    assert again.decision == "needs_human"
+    assert "9 of 20 asked labels are back, 10 start a retrain" in again.reason
+    with Journal(workspace.journal) as journal:
+        assert [one.retrain_started for one in journal.episodes()] == [None]
+    label(workspace, outcome, 20)
+    assert woken(workspace, 24 * 41).retrain, "they came, late"
+
+
 def test_where_no_image_was_kept_the_alarm_still_comes(tmp_path: Path) -> None:
     workspace, _, _, outcome = drifted(tmp_path, kept=False)
     assert outcome.decision == "drift_open"
