@@ -95,8 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, interrupted)  # whoever ends it finds nothing left running or mounted
     try:
         found = soak(workspace.home / "soak", options.days, options.seed)
-    except VisionloopError as error:
-        print(f"soak: {error}", file=sys.stderr)
+    except (VisionloopError, KeyboardInterrupt) as error:
+        print(f"soak: {error or 'interrupted'}", file=sys.stderr)
         return 1
     write_json(report, found)
     write_text(report.with_suffix(".html"), page(found, verdict(found)))
