@@ -106,6 +106,7 @@ class Archive:
         path = f"{self.root}/date={date}/model={quote(model, safe='')}/{name}.{end}.parquet"
         self._put(path, _parquet(rows))
         if self._local:
+            Path(path).chmod(0o640)  # as a segment
             os.utime(path, (age, age))  # retention takes the oldest first
         with self._files.open(path, "rb") as stream:
             stored = pq.read_metadata(stream).num_rows

@@ -13,13 +13,25 @@ import pytest
 
 from monitoring.archive import Archive, alone, every_row
 from monitoring.compact import compact
+from monitoring.journal import Journal
+from monitoring.watch import wake
 from monitoring.window import Log as Reader
 from pipeline.artifacts import Workspace, decode_log_line, encode_log_row
 from pipeline.errors import DataError, ParamsError, StateError
 from pipeline.params import Log
 from services.prediction_log import PredictionLog
 from services.retention import prune
-from tests.monitored import CLASSES, SIZE, START, World, answer, log_row, workspace_at
+from tests.monitored import (
+    CLASSES,
+    SIZE,
+    START,
+    World,
+    answer,
+    log_row,
+    params_for_tests,
+    promote,
+    workspace_at,
+)
 from tests.nursery import ROOT, Nursery
 
 MODEL, OTHER = "a" * 64, "b" * 64
@@ -131,6 +143,29 @@ def test_the_watch_reads_on_where_it_was_whatever_was_compacted(tmp_path: Path) 
     early = reader(workspace, since=START + timedelta(days=1)).next_window(12, 12)
     assert early is not None
     assert [row.request_id for row in early.rows] == wanted[-12:]
+
+
+@pytest.mark.slow
+def test_a_watch_decides_the_same_whatever_was_compacted_in_between(tmp_path: Path) -> None:
+    told = []
+    for name in ("as it is", "compacted"):
+        workspace, world = workspace_at(tmp_path / name), World()
+        digest = promote(workspace, [world.shot() for _ in range(150)])
+        batches = [(70, 1.0), (45, 1.0), (60, 0.6), (30, 0.6)]
+        for hour, (count, dark) in enumerate(batches):
+            shots = [world.shot(dark=dark) for _ in range(count)]
+            start = START + timedelta(hours=2 * hour)
+            answer(workspace, digest, shots, start=start, writer=f"w-{hour}")
+            if name == "compacted" and hour % 2:
+                compact(workspace, LOG, now=NOW)  # before the watch has seen them
+            wake(workspace, params_for_tests(), now=start + timedelta(hours=1), draw=False)
+            if name == "compacted":
+                compact(workspace, LOG, now=NOW)  # and after
+        with Journal(workspace.journal) as journal:
+            told.append([(s.decision, s.window, s.images, s.statistic, s.log10_e) for s in journal.steps()])
+            assert journal.open_episode() is not None
+    assert told[0] == told[1]
+    assert not segments(workspace)
 
 
 def test_a_segment_that_goes_while_it_is_read_is_found_in_the_archive(tmp_path: Path) -> None:
