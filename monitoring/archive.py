@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.artifacts import LOG_FIELDS, STATISTICS, atomic_path, decode_log_line
+from pipeline.artifacts import STATISTICS, atomic_path, decode_log_line
 from pipeline.errors import DataError, ParamsError, StateError
 
 NUMBERS = (*STATISTICS, "width", "height")
@@ -52,6 +52,8 @@ SCHEMA = pa.schema(
         ("extra", pa.string()),  # JSON of what else the row held; null: nothing
     ]
 )
+COLUMNS = {*SCHEMA.names, "statistics", "model"} - {"offset", "extra", *NUMBERS}
+"""Fields of a row that have columns, or a partition, of their own."""
 _PART = re.compile(r"date=(?P<date>[^/]+)/model=(?P<model>[^/]+)/(?P<name>[^/]+)\.(?P<end>\d+)\.parquet$")
 _BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, binascii.Error)
 
@@ -209,7 +211,7 @@ def typed(row: dict[str, Any], offset: int) -> dict[str, Any] | None:
     try:
         time = datetime.fromisoformat(row["time"])
         statistics = dict(row["statistics"])
-        extra = {name: value for name, value in row.items() if name not in LOG_FIELDS}
+        extra = {name: value for name, value in row.items() if name not in COLUMNS}
         found = {
             "request_id": str(row["request_id"]),
             "time": time if time.tzinfo else time.replace(tzinfo=UTC),

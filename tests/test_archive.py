@@ -1,5 +1,6 @@
 """Compaction: every row is somewhere, once for whoever reads, wherever the run is killed."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.archive import Archive, alone, every_row
+from monitoring.archive import Archive, alone, every_row, typed
 from monitoring.compact import compact
 from monitoring.journal import Journal
 from monitoring.watch import wake
@@ -93,6 +94,9 @@ def test_closed_segments_become_parquet_partitions_and_every_field_comes_back(tm
         stored = found[row["request_id"]]
         assert datetime.fromisoformat(stored.pop("time")) == datetime.fromisoformat(row.pop("time"))
         assert stored == row
+    odd = typed(before[0] | {"time": NOW.isoformat(), "seen": [1, {"a": None}]}, 7)
+    assert odd is not None
+    assert json.loads(odd["extra"]) == {"seen": [1, {"a": None}]}, "a field without a column is kept, too"
     again = compact(workspace, LOG, now=NOW)
     assert (again.segments, again.rows) == (0, 0)
     assert sum(archived(workspace).values()) == 46
