@@ -12,7 +12,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.archive import Archive, alone, every_row, typed
+from monitoring.archive import Archive, alone, every_row
+from monitoring.archived_rows import typed
 from monitoring.compact import compact
 from monitoring.journal import Journal
 from monitoring.watch import wake
@@ -107,15 +108,21 @@ def test_what_a_service_writes_stays_and_damage_is_counted_not_archived(tmp_path
     first, second, _ = segments(workspace)
     lines = first.read_bytes().splitlines(True)
     good = decode_log_line(lines[0]) or {}
-    odd = encode_log_row(good | {"request_id": "odd", "time": "yesterday"})
+    nonsense = [
+        {"time": "yesterday"},
+        {"label": "\ud800"},
+        {"statistics": {"width": 2**40}},
+        {"embedding": "A"},
+    ]
+    odd = b"".join(encode_log_row(good | one) for one in nonsense)
     first.write_bytes(b"".join([lines[0].replace(b"label", b"lab_l"), odd, b" " * 80 + b"\n", *lines[1:]]))
     second.write_bytes(second.read_bytes()[:-7])
     live = PredictionLog(workspace.log, LOG)
     row = log_row(World().shot(), MODEL, "live", datetime.now(UTC), source="", kept=False)
     live.append(row | {"kept": None}, b"").result(10)
     done = compact(workspace, LOG, now=datetime.now(UTC))
-    assert (done.segments, done.rows, done.damaged, done.torn, done.open) == (3, 44, 2, 1, 1)
-    assert "2 damaged lines" in done.text
+    assert (done.segments, done.rows, done.damaged, done.torn, done.open) == (3, 44, 5, 1, 1)
+    assert "5 damaged lines" in done.text
     assert "1 segments are being written" in done.text
     assert len(segments(workspace)) == 1
     assert requests(workspace)["live"] == 1
