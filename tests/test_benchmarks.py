@@ -15,9 +15,13 @@ from benchmarks.contenders import Outcome
 from benchmarks.errors import CommandError, LoadedError, SetError, TableError
 from benchmarks.interleave import interleave, order, ratio_of_medians, wait_until_quiet
 from benchmarks.judge import Judged, Truth, compare, judge, pool
+from benchmarks.log_cost import another
+from benchmarks.log_kills import _row, checked, pictures
 from benchmarks.process import watch
 from benchmarks.sets import prepare, real_data
 from benchmarks.time_to_accuracy import Run, comparisons
+from pipeline.artifacts import Workspace, encode_log_row
+from pipeline.images import decode
 
 
 def row(**changes: Any) -> record.Row:
@@ -167,6 +171,28 @@ class TestRecord:
         with pytest.raises(CommandError):
             fail()
         assert list(tmp_path.iterdir()) == []
+
+
+class TestLogBenchmarks:
+    def test_every_request_is_another_image(self) -> None:
+        image = next(pictures(0))
+        files = [another(image, number) for number in (0, 1, 254, 255, 256, 65_024, 65_025)]
+        assert len(set(files)) == len(files)
+        assert all(decode(data).image.size == (96, 64) for data in files)
+
+    def test_a_lost_row_a_doubled_one_and_a_missing_image_are_found(self, tmp_path: Path) -> None:
+        workspace = Workspace(tmp_path, tmp_path / "var")
+        rows = {name: _row(number, b"x" * number) for number, name in enumerate("abcd")}
+        folder = workspace.log / "2026-03-01"
+        folder.mkdir(parents=True)
+        lines = [encode_log_row(rows[name] | {"request_id": name}) for name in "aacd"]
+        (folder / "w-0.log").write_bytes(b"".join(lines) + b"torn")
+        image = workspace.log / "images" / rows["c"]["kept"]
+        image.parent.mkdir(parents=True)
+        image.write_bytes(b"xx")
+        done = checked(workspace, list("abcd"), kills=1)
+        assert (done.lost, done.doubled, done.without_image, done.damaged) == (["b"], ["a"], ["d"], 1)
+        assert not done.whole
 
 
 class TestTable:
