@@ -17,7 +17,9 @@ from monitoring import contact_sheet, dashboard, label_queue
 from monitoring.drift import Decision
 from monitoring.journal import Episode, Journal, Step, mark_promoted, retrains_since, supersede
 from monitoring.policy import Action, Situation, decide
+from monitoring.publish import publish
 from monitoring.stream import Stream
+from monitoring.traffic import traffic
 from monitoring.triage import Explanation, explain
 from monitoring.window import Window
 from monitoring.words import evidence_in_words
@@ -82,10 +84,12 @@ def wake(workspace: Workspace, params: Params, *, now: datetime, draw: bool = Tr
             if champion is None:
                 reason = "there is no champion to watch: run `dvc repro` and `python -m flows.release`"
                 journal.record(Step(time=now, decision="no_champion", reason=reason))
-                return Outcome(decision="no_champion", reason=reason)
+                nothing = Outcome(decision="no_champion", reason=reason)
+                return replace(nothing, report_error=publish(workspace, journal, now=now))
             stream = Stream.of(workspace, params, champion, journal)
             outcome = _Wake(stream, journal, now).run()
-            return _drawn(outcome, stream, journal, now) if draw else outcome
+            outcome = _drawn(outcome, stream, journal, now) if draw else outcome
+            return replace(outcome, report_error=publish(workspace, journal, now=now) or outcome.report_error)
 
 
 @contextlib.contextmanager
@@ -164,7 +168,8 @@ class _Wake:
             statistic=decision.statistic,
             log10_e=decision.log10_e,
             detail=decision.to_dict()
-            | {"first": window.rows[0].time.isoformat(), "dropped": self.stream.log.dropped},
+            | {"first": window.rows[0].time.isoformat(), "dropped": self.stream.log.dropped}
+            | {"traffic": traffic(window)},
         )
         with self.journal.transaction():
             if kind == "drift_open":

@@ -105,13 +105,14 @@ class Engine:
         """
         loaded = self.loaded
         loop = asyncio.get_running_loop()
-        reply, written = await loop.run_in_executor(self._pool, self._work, loaded, data, source)
+        reply, numbers, written = await loop.run_in_executor(self._pool, self._work, loaded, data, source)
         await asyncio.wrap_future(written)
-        metrics.PREDICTIONS.labels(reply["label"]).inc()
-        metrics.ABSTENTIONS.inc(reply["abstain"])
+        metrics.count_answer(reply["label"], abstained=reply["abstain"], statistics=numbers)
         return reply
 
-    def _work(self, loaded: Loaded, data: bytes, source: str | None) -> tuple[dict[str, Any], "Future[None]"]:
+    def _work(
+        self, loaded: Loaded, data: bytes, source: str | None
+    ) -> tuple[dict[str, Any], dict[str, float | int], "Future[None]"]:
         started = time.perf_counter()
         serve, bundle = self.params.serve, loaded.bundle
         decoded = decode(data, max_pixels=serve.max_pixels, max_bytes=serve.max_body_bytes)
@@ -131,17 +132,18 @@ class Engine:
         }
         image_id = hashlib.sha256(data).hexdigest()
         keep = keeps(image_id, self.params.log.keep_images)
+        numbers = _numbers(decoded)
         row = reply | {
             "time": datetime.now(UTC).isoformat(timespec="microseconds"),
             "image_id": image_id,
             "probabilities": probabilities,
             "embedding": encode_embedding(prediction.embedding[0]),
-            "statistics": _numbers(decoded),
+            "statistics": numbers,
             "source": source,
             "kept": kept_name(image_id, EXTENSIONS[decoded.format]) if keep else None,
             "seconds": round(time.perf_counter() - started, 6),
         }
-        return reply, loaded.log.append(row, data)
+        return reply, numbers, loaded.log.append(row, data)
 
     def close(self) -> None:
         """Finish what is under way, write it down, and stop."""
