@@ -26,8 +26,8 @@ $(READY): requirements.lock
 demo: setup ## the whole loop on the embedded sample
 	$(VENV)/bin/python -m flows.demo
 
-test: setup ## every test
-	$(VENV)/bin/python -m pytest
+test: setup ## every test, in as many processes as there are cores, four at most
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: setup ## lint, types, architecture and the fast tests, under a minute
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

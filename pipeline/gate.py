@@ -154,11 +154,11 @@ def run(workspace: Workspace, params: Params) -> int:
     evidence = gather(workspace, params)
     verdict = judge(evidence, params)
     artifacts.write_json(workspace.verdict, asdict(verdict))
-    verdict_page.write(
-        workspace, params, asdict(verdict), info=evidence.info, ours=evidence.predictions,
-        theirs=evidence.champion_predictions, known=evidence.champion_origin.get("classes", []),
-        masks=evidence.masks,
+    judged = verdict_page.Judged(
+        info=evidence.info, ours=evidence.predictions, theirs=evidence.champion_predictions,
+        known=evidence.champion_origin.get("classes", []), masks=evidence.masks,
     )  # fmt: skip
+    verdict_page.write(workspace, params, asdict(verdict), judged)
     print(report(verdict))
     return 0
 

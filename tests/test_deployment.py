@@ -86,7 +86,7 @@ def run_of(server: PrefectServer, deployment: str, count: int = 1) -> dict[str, 
         ]
         if len(runs) >= count and runs[count - 1]["end_time"]:
             return runs[count - 1]
-        time.sleep(0.2)
+        time.sleep(0.5)
     raise AssertionError(f"{deployment}: {server.post('flow_runs/filter')}")
 
 

@@ -137,7 +137,7 @@ def test_when_the_flow_is_killed_its_stage_ends_too(workspace: Workspace) -> Non
     stage = int(wait_for(workspace.root / "pid"))
     flow.kill()
     flow.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while alive(stage):
         assert time.monotonic() < deadline, "the stage outlived its flow"
         time.sleep(0.05)
@@ -292,7 +292,7 @@ def test_when_an_episode_waits_for_a_retrain(
 def _shell(folder: Path, script: str, *arguments: str) -> subprocess.Popen[bytes]:
     """A shell that leads a session of its own, once it has made the file ``ready``."""
     process = subprocess.Popen(["sh", "-c", script, *arguments], cwd=folder, start_new_session=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (folder / "ready").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
