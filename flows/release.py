@@ -2,6 +2,7 @@
 
     python -m flows.release                        # acts on PROMOTE, refuses anything else
     python -m flows.release --approve "<why>"      # takes INSUFFICIENT_EVIDENCE upon yourself, on record
+    prefect deployment run release/release         # where a person has to say so, waits for an answer in Prefect's UI
 
 The Bento is built and started in a sandbox, and real images are put to it; only when it answers as the
 bundle did offline does the champion pointer move. Releasing whoever is champion already does nothing.
@@ -20,7 +21,8 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed, State
 
-from flows import lineage
+from flows import approval, lineage
+from flows.notifications import notify
 from flows.pages import against, plain, verdict_page
 from flows.sandbox import ask, golden_images, sandbox
 from flows.scratch import scratch
@@ -55,15 +57,19 @@ class Challenger:
         return self.digest == self.champion
 
 
-def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
+def examine(
+    workspace: Workspace, approve: str | None = None, *, by: str | None = None, always: bool = False
+) -> Challenger:
     """The challenger, if it may be released.
 
     Args:
         approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
+        by: who says so (default: whoever runs this).
+        always: ``release.approval: required``: a verdict of PROMOTE needs a person's word too.
 
     Raises:
         RefusedError: the verdict is not PROMOTE (and not approved), is about another bundle or champion, or is
-            not what dvc.lock names.
+            not what dvc.lock names; or nobody has approved it who would have to.
         IntegrityError: artifacts/bundle is damaged.
     """
     verdict = _verdict(workspace)
@@ -88,8 +94,13 @@ def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
             f"the verdict compares with {_short(verdict['champion'])}, but the champion is {_short(standing)}: run "
             "`python -m flows.retrain`, which judges against the champion of now"
         )
-    insufficient = verdict["decision"] == "INSUFFICIENT_EVIDENCE"
-    approved = {"by": lineage.account(), "why": str(approve)} if insufficient else None
+    if always and not (approve or "").strip():
+        raise RefusedError(
+            'release.approval is required: `python -m flows.release --approve "<why>"`, or '
+            "`prefect deployment run release/release`, which waits for an answer in Prefect's UI"
+        )
+    needed = always or verdict["decision"] == "INSUFFICIENT_EVIDENCE"
+    approved = {"by": by or lineage.account(), "why": str(approve)} if needed else None
     return Challenger(digest, verdict, standing, approved)
 
 
@@ -136,12 +147,23 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
 
     Args:
         why: the reason, for the registry's history and the release's record.
-        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
+        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE, or where ``release.approval``
+            asks for a person's word. Without it, a deployed run waits for somebody to give it.
     """
     workspace = Workspace.here()
     try:
         params = Params.load(workspace.params)
-        challenger = step("examine", lambda: examine(workspace, approve))
+        by = None
+        verdict = None if approve else _to_approve(workspace, params)
+        if verdict is not None and not approval.can_wait():
+            return approval.hand_over(workspace, verdict, why)
+        if verdict is not None:
+            answer = approval.ask(workspace, verdict)
+            if not answer.approved:
+                return Completed(message=f"not approved by {answer.name}: {answer.why}")
+            approve, by = answer.why, f"{answer.name}, at the form of {lineage.account()}"
+        always = params.release.approval == "required"
+        challenger = step("examine", lambda: examine(workspace, approve, by=by, always=always))
         if challenger.is_champion:
             _settle(workspace, params, challenger.digest, get_run_logger().log)
             return Completed(message=_ALREADY.format(challenger.digest[:12]))
@@ -155,6 +177,16 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
             )
     except VisionloopError as error:
         return Failed(message=str(error))
+
+
+def _to_approve(workspace: Workspace, params: Params) -> dict[str, Any] | None:
+    """The verdict that a person has to decide about; None where none has to.
+
+    Raises:
+        RefusedError: nobody's word would help.
+    """
+    challenger = examine(workspace, "awaited", always=params.release.approval == "required")
+    return challenger.verdict if challenger.approved else None
 
 
 def _release(workspace: Workspace, params: Params, challenger: Challenger, why: str, place: Path) -> State:
@@ -183,6 +215,7 @@ def _release(workspace: Workspace, params: Params, challenger: Challenger, why: 
     )  # fmt: skip
     step("promote", lambda: registry.promote(digest, by=by, why=why, expect=challenger.champion))
     _settle(workspace, params, digest, logger.log)
+    notify(workspace, now=datetime.now(UTC))
     _ask_service(params, digest)
     message = f"{digest[:12]} is champion: {bento}"
     page = f"# {plain(message)}\n\n{plain(why)}\n\n{verdict_page(challenger.verdict)}"
@@ -250,14 +283,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--why", default="released on demand", help="kept in the registry's history")
     parser.add_argument(
-        "--approve", metavar="WHY", help="release on INSUFFICIENT_EVIDENCE, with you and WHY on record"
+        "--approve", metavar="WHY", help="release where a person has to say so, with you and WHY on record"
     )
     options = parser.parse_args(arguments)
     workspace = Workspace.here()
     try:  # neither a refusal nor a release that is done already has a server to wait for
-        challenger = examine(workspace, options.approve)
+        params = Params.load(workspace.params)
+        challenger = examine(workspace, options.approve, always=params.release.approval == "required")
         if challenger.is_champion:
-            _settle(workspace, Params.load(workspace.params), challenger.digest, lambda _, text: print(text))
+            _settle(workspace, params, challenger.digest, lambda _, text: print(text))
             print(_ALREADY.format(challenger.digest[:12]))
             return 0
     except VisionloopError as error:

@@ -19,6 +19,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 
+from flows.notifications import notify
 from flows.pages import against
 from flows.release import release as release_flow
 from flows.repro_process import reproducer
@@ -58,10 +59,13 @@ def retrain(
     with _accounted_for(workspace, episode):
         logger.info("retraining: %s", reason)
         state, decision = _to_verdict(workspace, episode, reason=reason, force=force)
-        if release and decision == "PROMOTE":
-            state = as_our_own(release_flow(why=reason, return_state=True))
+        if release and decision in ("PROMOTE", "INSUFFICIENT_EVIDENCE"):
+            released = as_our_own(release_flow(why=reason, return_state=True))
+            # Of a verdict that no person may approve either, the verdict stays the result.
+            state = released if decision == "PROMOTE" or released.is_completed() else state
     if state.is_failed():
         _fail(workspace, episode, str(state.message))
+    notify(workspace, now=datetime.now(UTC))
     return state
 
 

@@ -28,7 +28,11 @@ MEANING = {
     "failed": "The retrain broke",
     "dismissed": "Episode dismissed",
     "superseded": "Episode closed",
+    "approval_asked": "A release waits for approval",
+    "approved": "The release was approved",
+    "not_approved": "The release was not approved",
     "report_failed": "The dashboard was not drawn",
+    "notify_failed": "Nobody was notified",
 }
 
 
@@ -106,8 +110,14 @@ def _episode(workspace: Workspace, journal: Journal, episode: Episode) -> list[s
         f"Episode   {episode.id}, {episode.state}, images since {episode.since:%Y-%m-%d %H:%M} UTC",
         f"          {episode.why}",
         f"Labels    {back} back, {asked} asked in {episode.queue or 'a queue that the next watch writes'}",
-        f"Next      {_next(episode, journal.steps(1)[0].decision)}",
+        f"Next      {_next(episode, _decided(journal))}",
     ]
+
+
+def _decided(journal: Journal) -> str:
+    """The last decision; that something could not be drawn or sent is none."""
+    said = [step.decision for step in journal.steps(20)]
+    return next((one for one in reversed(said) if one not in ("report_failed", "notify_failed")), "")
 
 
 def _next(episode: Episode, decision: str) -> str:

@@ -259,6 +259,11 @@ class Release:
     golden_images: int = 8
     max_golden_error: float = 1e-4
     sandbox_timeout_seconds: float = 120.0
+    approval: Literal["none", "required"] = "none"
+    approval_timeout_hours: float = 72.0
+
+    def __post_init__(self) -> None:
+        _require(self.approval_timeout_hours > 0, "release.approval_timeout_hours must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

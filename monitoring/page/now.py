@@ -64,11 +64,7 @@ def _title(episode: Episode | None, steps: Sequence[Step]) -> tuple[str, str]:
 
 def _last(steps: Sequence[Step]) -> Step | None:
     """The last row that decided something; that a drawing failed or a message went out decides nothing."""
-    decided = (
-        step
-        for step in reversed(steps)
-        if step.decision not in ("report_failed", "notified", "notify_failed")
-    )
+    decided = (step for step in reversed(steps) if step.decision not in ("report_failed", "notify_failed"))
     return next(decided, None)
 
 

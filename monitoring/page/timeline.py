@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from monitoring.contact_sheet import SHEET
 from monitoring.journal import Episode, Step
 from monitoring.page.chart import Axis
 from monitoring.page.words import clock, duration, escaped
@@ -20,7 +21,7 @@ __all__ = ["Move", "Segment", "segments", "timeline"]
 
 SAID = {
     "no_champion", "insufficient_data", "quiet", "drifting", "retrain", "suppressed", "busy", "labelled", "verdict",
-    "report_failed", "notified", "notify_failed", "approval_asked", "approved", "not_approved",
+    "report_failed", "notify_failed", "approval_asked", "approved", "not_approved",
 }  # fmt: skip
 """What a row may say without the episode going anywhere."""
 ASKED = {"asked": "awaiting_labels"}
@@ -161,7 +162,7 @@ def _links(workspace: Workspace, episode: Episode) -> str:
     """Relative, and only to what is there: the page is read where it was written, or in a copy of ``var``."""
     page = workspace.monitoring
     found = [
-        (page / episode.window / "contact-sheet.png", "contact sheet"),
+        (page / episode.window / SHEET, "contact sheet"),
         (page / episode.window / "explanation.txt", "explanation"),
         (workspace.queue / episode.id / "README.txt", "label queue"),
     ]
