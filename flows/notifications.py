@@ -91,7 +91,9 @@ def _send(block: "NotificationBlock", workspace: Workspace, journal: Journal, no
             said = f"“{subject}” did not go out: {type(error).__name__}: {plain(error)}"
             get_run_logger().warning("%s; the next look tries again", said)
             if news.key not in told:
-                journal.record(Step(time=now, decision="notify_failed", reason=said, detail={"key": news.key}))
+                journal.record(
+                    Step(time=now, decision="notify_failed", reason=said, detail={"key": news.key})
+                )
             continue
         sent[news.key] = now.isoformat()
         write_json(path, sent)

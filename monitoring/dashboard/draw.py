@@ -1,54 +1,38 @@
-"""Each window as a run in an Evidently workspace: ``evidently ui --workspace var/evidently`` (or ``make ui``).
-
-The only module that imports Evidently, and only when it draws: the import takes ten seconds and more.
-Evidently draws and compares columns; our own figures (evidence, MMD, accuracy) go along as columns whose
-mean it stores. Its embedding detectors are not used: their defaults fire without drift. Its column distances
-have fixed defaults too, so each column's threshold is what this many images differ by without drift.
-"""
+"""Which windows are drawn, and what of each: a run once, and another one when its labels come back."""
 
 import contextlib
 import html
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from monitoring.contact_sheet import SHEET
+from monitoring.dashboard.panels import Shown, project
+from monitoring.dashboard.point import NUMBERS, Point
+from monitoring.dashboard.runs import accuracy, columns
 from monitoring.drift import matched
 from monitoring.journal import Step
 from monitoring.label_queue import items_of
 from monitoring.labels import read_labels
 from monitoring.stream import Stream
+from monitoring.traffic import traffic
 from monitoring.window import Window
 from pipeline.artifacts import STATISTICS, write_json
 
 PROJECT = "visionloop"
-NUMBERS = (*STATISTICS, "confidence")
+__all__ = ["draw"]
+
 DRAWN = "drawn.json"
 AT_ONCE = 50
 """Windows that one wake-up draws; the oldest wait for the next."""
-NULL_DRAWS = 200
-NULL_LEVEL = 0.99
+SHEETS = 3
+"""Contact sheets that the dashboard names, the last ones."""
 HIGHEST = 10.0
 """Of the evidence that is drawn: 10^100 would flatten the alarm line."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One window to draw. ``correct`` holds the champion's hits on its labelled random images."""
-
-    name: str
-    time: datetime
-    current: dict[str, list[Any]]
-    reference: dict[str, list[Any]]
-    log10_e: float
-    alarm_at: float
-    mmd: float
-    correct: list[bool] = field(default_factory=list)
 
 
 def draw(stream: Stream, steps: Sequence[Step]) -> int:
@@ -72,7 +56,7 @@ def draw(stream: Stream, steps: Sequence[Step]) -> int:
             wanted.append(_point(stream, step, window, correct))
     if wanted:
         with _quiet():
-            _add(folder, wanted, drawn | {"hits": len(hits)})
+            _add(folder, wanted, drawn | {"hits": len(hits)}, stream, steps)
     return len(wanted)
 
 
@@ -118,11 +102,27 @@ def _point(stream: Stream, step: Step, window: Window, correct: list[bool]) -> P
             "confidence": reference.confidence[like].tolist(),
             "predicted": [html.escape(reference.predicted[i]) for i in like],
         },
-        log10_e=float(step.log10_e or 0.0),
-        alarm_at=float(step.detail["log10_threshold"]),
-        mmd=float(step.statistic or 0.0),
+        figures=_figures(step, window),
         correct=correct,
+        sheet=step.evidence and f"{step.evidence}/{SHEET}",
     )
+
+
+def _figures(step: Step, window: Window) -> dict[str, float]:
+    seen = traffic(window)
+    figures = {
+        "log10_e": min(float(step.log10_e or 0.0), HIGHEST),
+        "alarm_at": float(step.detail["log10_threshold"]),
+        "mmd": float(step.statistic or 0.0),
+        "abstained": seen["abstained"] / len(window),
+        "p50_ms": 1000 * seen["seconds"]["p50"],
+        "p99_ms": 1000 * seen["seconds"]["p99"],
+    }
+    estimate = step.detail.get("estimate") or {}
+    for key, name in (("accuracy", ""), ("low", "_low"), ("high", "_high")):
+        if isinstance(estimate.get(key), int | float):
+            figures[f"estimated{name}"] = float(estimate[key])
+    return figures
 
 
 @contextlib.contextmanager
@@ -133,165 +133,48 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _add(folder: Path, points: Sequence[Point], drawn: dict[str, Any]) -> None:
+def _add(
+    folder: Path, points: Sequence[Point], drawn: dict[str, Any], stream: Stream, steps: Sequence[Step]
+) -> None:
     from evidently.ui.workspace import Workspace
 
     folder.mkdir(parents=True, exist_ok=True)
     workspace = Workspace.create(str(folder))
-    project = _project(workspace)
+    found = {
+        *drawn.get("figures", ()),
+        *NUMBERS,
+        "drifted_share",
+        *(name for point in points for name in point.figures),
+    }
+    found |= {"correct"} if any(point.correct for point in points) else set()
+    drawn["figures"] = sorted(found)
+    shown = Shown(_sheets(stream, steps), _classes(stream), found)
+    made, drawn["panels"] = project(workspace, shown, drawn.get("panels"))
     for point in points:
         before = drawn["windows"].get(point.name)
         if before is None:
-            workspace.add_run(project.id, _columns(point), include_data=False, name=f"window {point.name}")
+            workspace.add_run(made.id, columns(point), include_data=False, name=f"window {point.name}")
         elif before["run"]:
-            workspace.delete_run(project.id, before["run"])
+            workspace.delete_run(made.id, before["run"])
         run = None
         if point.correct:
             name = f"labels of {point.name}"
-            run = str(workspace.add_run(project.id, _accuracy(point), include_data=False, name=name).id)
+            run = str(workspace.add_run(made.id, accuracy(point), include_data=False, name=name).id)
         drawn["windows"][point.name] = {"labels": len(point.correct), "run": run}
         write_json(folder / DRAWN, drawn)
 
 
-def _columns(point: Point) -> Any:
-    """A run: column by column against the reference, and our own figures."""
-    import pandas as pd
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.metrics import MeanValue, RowCount
-    from evidently.presets import DataDriftPreset
-
-    limits = thresholds(point)
-    ours = {
-        "log10_e": min(point.log10_e, HIGHEST),
-        "alarm_at": point.alarm_at,
-        "mmd": point.mmd,
-        # Evidently's own share would be another series for every window, since the thresholds are part of it.
-        "drifted_share": float(np.mean([_moved(point, name) > limit for name, limit in limits.items()])),
-    }
-    definition = DataDefinition(numerical_columns=[*NUMBERS, *ours], categorical_columns=["predicted"])
-    current, reference = (
-        # Evidently wants the same columns on both sides, so the reference carries our figures too.
-        Dataset.from_pandas(pd.DataFrame(columns).assign(**ours), data_definition=definition)
-        for columns in (point.current, point.reference)
-    )
-    preset = DataDriftPreset(
-        columns=[*NUMBERS, "predicted"],
-        num_method="wasserstein",
-        cat_method="jensenshannon",
-        per_column_threshold=limits,
-    )
-    own = [MeanValue(column=name) for name in (*ours, *NUMBERS)]
-    return Report([preset, RowCount(), *own]).run(current, reference, timestamp=point.time)
-
-
-def _accuracy(point: Point) -> Any:
-    import pandas as pd
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.metrics import MeanValue
-
-    frame = pd.DataFrame({"correct": [float(hit) for hit in point.correct]})
-    data = Dataset.from_pandas(frame, data_definition=DataDefinition(numerical_columns=["correct"]))
-    return Report([MeanValue(column="correct")]).run(data, None, timestamp=point.time)
-
-
-def thresholds(point: Point) -> dict[str, float]:
-    """Per column, the distance that samples of these sizes exceed in one of a hundred cases without drift.
-
-    By permuting who is who. Evidently's own constant (0.1) is passed by most windows of a hundred images.
-    """
-    rng = np.random.default_rng(len(point.current["predicted"]))
-    found = {}
-    for name in (*NUMBERS, "predicted"):
-        current, reference = np.array(point.current[name]), np.array(point.reference[name])
-        pooled = np.concatenate([current, reference])
-        draws = []
-        for _ in range(NULL_DRAWS):
-            mixed = rng.permutation(pooled)
-            draws.append(_distance(mixed[: len(current)], mixed[len(current) :]))
-        found[name] = float(np.quantile(draws, NULL_LEVEL))
-    return found
-
-
-def _moved(point: Point, name: str) -> float:
-    return _distance(np.array(point.current[name]), np.array(point.reference[name]))
-
-
-def _distance(current: np.ndarray, reference: np.ndarray) -> float:
-    """Evidently's normed Wasserstein distance of numbers, Jensen and Shannon's of classes."""
-    if current.dtype.kind == "f":
-        from scipy.stats import wasserstein_distance  # a second to import, and only a drawing asks
-
-        return float(wasserstein_distance(current, reference)) / max(float(np.std(reference)), 1e-3)
-    names = np.unique(np.concatenate([current, reference]))
-    p, q = (np.array([np.mean(side == name) for name in names]) for side in (current, reference))
-    middle = (p + q) / 2
-    divergence = 0.5 * sum(
-        float(np.sum(side[side > 0] * np.log2(side[side > 0] / middle[side > 0]))) for side in (p, q)
-    )
-    return float(np.sqrt(max(divergence, 0.0)))
-
-
-def _project(workspace: Any) -> Any:
-    """The project with its panels, made where there is none yet."""
-    found = workspace.search_project(PROJECT)
-    if found:
-        return found[0]
-    project = workspace.create_project(PROJECT)
-    project.description = "Production against the held-out reference, a run for each window"
-    for panel in _panels():
-        project.dashboard.add_panel(panel)
-    project.save()
-    return project
-
-
-def _panels() -> list[Any]:
-    from evidently.sdk.models import PanelMetric
-    from evidently.sdk.panels import bar_plot_panel, line_plot_panel
-
-    def mean(column: str, legend: str) -> Any:
-        return PanelMetric(legend=legend, metric="MeanValue", metric_labels={"column": column})
-
-    return [
-        line_plot_panel(
-            title="Evidence against 'no drift' (log10 of the e-value)",
-            description="Above the alarm line an episode opens, however often one looks; drawn up to 10.",
-            size="full",
-            values=[mean("log10_e", "evidence"), mean("alarm_at", "alarm line")],
-        ),
-        line_plot_panel(
-            title="Kernel MMD² of the embeddings",
-            description="Distance of a window to the reference; 0 without drift.",
-            size="half",
-            values=[mean("mmd", "MMD²")],
-        ),
-        line_plot_panel(
-            title="Share of drifted columns",
-            description="Columns further off than samples of this size are in 99 of 100 cases.",
-            size="half",
-            values=[mean("drifted_share", "share")],
-        ),
-        line_plot_panel(
-            title="Accuracy where labels exist",
-            description="On a window's labelled images that were drawn at random: a handful, so it jumps.",
-            size="half",
-            values=[mean("correct", "accuracy")],
-        ),
-        bar_plot_panel(
-            title="Volume",
-            description="Images in a window.",
-            size="half",
-            values=[PanelMetric(legend="images", metric="RowCount")],
-        ),
-        line_plot_panel(
-            title="What the images look like",
-            description="Mean of a window, 0 to 1.",
-            size="half",
-            values=[mean(name, name) for name in ("brightness", "contrast", "saturation")],
-        ),
-        line_plot_panel(
-            title="Confidence of the model",
-            description="Mean of a window.",
-            size="half",
-            values=[mean("confidence", "confidence")],
-        ),
+def _sheets(stream: Stream, steps: Sequence[Step]) -> list[str]:
+    """Where the last contact sheets lie, newest first."""
+    root = stream.workspace.root
+    opened = [
+        step for step in steps if step.evidence and step.window and (root / step.evidence / SHEET).is_file()
     ]
+    return [f"{step.time:%Y-%m-%d %H:%M} {step.evidence}/{SHEET}" for step in reversed(opened[-SHEETS:])]
+
+
+def _classes(stream: Stream) -> list[str]:
+    """The champion's classes, those first that the reference shows most."""
+    reference = stream.measure.reference
+    often = Counter(reference.predicted)
+    return sorted(reference.classes, key=lambda name: -often[name])
