@@ -172,7 +172,8 @@ def test_the_timeline_has_every_state_with_its_duration(tmp_path: Path) -> None:
         mark_rejected(
             journal, outcome.episode.id, challenger="d" * 64, why=SCRIPT, now=START + timedelta(hours=8)
         )
-        journal.record(Step(time=now, decision="suppressed", reason="no labels", episode=outcome.episode.id))
+        for said in ("suppressed", "awaiting_labels"):  # of an episode that stays where it is
+            journal.record(Step(time=now, decision=said, reason="no labels", episode=outcome.episode.id))
         episode = journal.episode(outcome.episode.id)
         found = segments(episode, journal.steps(), now)
         states = [

@@ -20,10 +20,15 @@ from pipeline.artifacts import Workspace
 __all__ = ["Move", "Segment", "segments", "timeline"]
 
 SAID = {
-    "no_champion", "insufficient_data", "quiet", "drifting", "retrain", "suppressed", "busy", "labelled", "verdict",
-    "report_failed", "notify_failed", "approval_asked", "approved", "not_approved",
+    "no_champion", "insufficient_data", "quiet", "drifting", "retrain", "release", "suppressed", "busy", "labelled",
+    "verdict", "report_failed", "notify_failed", "approval_asked", "approved", "not_approved",
 }  # fmt: skip
 """What a row may say without the episode going anywhere."""
+STILL = {
+    "training": {"evaluating", "infra_validating", "shadow", "promoted", "observing"},
+    "awaiting_labels": {"rejected", "failed"},
+}
+"""What a wake-up may say of an episode that is in one of these states, and goes on being in it."""
 ASKED = {"asked": "awaiting_labels"}
 COLOURS = {
     "drift_open": "var(--bad)",
@@ -70,13 +75,10 @@ def segments(episode: Episode, steps: Iterable[Step], now: datetime) -> list[Seg
     """The episode's states in the order of time; the last one ends now where the episode is open, else at once."""
     entered = [("drift_open", episode.opened)]
     for step in steps:
-        state = ASKED.get(step.decision, step.decision)
-        if (
-            step.episode == episode.id
-            and state not in SAID
-            and step.time >= entered[-1][1]
-            and state != entered[-1][0]
-        ):
+        state, (before, since) = ASKED.get(step.decision, step.decision), entered[-1]
+        if step.episode != episode.id or state in SAID or state == before or step.time < since:
+            continue
+        if before not in STILL.get(state, ()):
             entered.append((state, step.time))
     if entered[-1][0] != episode.state and episode.changed >= entered[-1][1]:
         entered.append((episode.state, episode.changed))
