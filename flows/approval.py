@@ -1,8 +1,8 @@
 """A person's word before a release: the deployed run is suspended until somebody answers its form in Prefect's UI.
 
 Asked where the verdict is INSUFFICIENT_EVIDENCE, or always with ``release.approval: required``. A suspended
-run holds no worker and outlives them; its answer starts it anew, from the top. The pause is keyed by the
-challenger's digest, so that an answer is never taken for another challenger than the one it was about.
+run holds no worker and outlives them; its answer starts it anew, from the top. Pause and answer are keyed by
+the verdict's digest, so that an answer is never taken for another challenger than the one it was about.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -19,10 +19,10 @@ from pydantic import Field
 from flows.notifications import notify
 from flows.pages import plain, verdict_page
 from monitoring.journal import Journal, Step
-from pipeline.artifacts import Workspace
+from pipeline.artifacts import Workspace, digest_json
 from pipeline.params import Params
 
-__all__ = ["Approval", "ask", "can_wait", "expire", "hand_over"]
+__all__ = ["Approval", "ask", "can_wait", "expire", "given", "hand_over"]
 
 KEY = "approval-"
 DEPLOYMENT = "release/release"
@@ -54,7 +54,7 @@ def ask(workspace: Workspace, verdict: dict[str, Any]) -> Approval:
     """
     digest = str(verdict["challenger"])
     run = str(_run_id())
-    if not _is_asked(workspace, digest, run):
+    if not _is_asked(workspace, verdict, run):
         _record_asked(
             workspace, verdict, f"the flow run {_run_name()} waits for an answer in Prefect's UI", run
         )
@@ -62,12 +62,25 @@ def ask(workspace: Workspace, verdict: dict[str, Any]) -> Approval:
         create_markdown_artifact(markdown=page, key="approval", description=plain(_question(verdict)))
     answer = suspend_flow_run(
         wait_for_input=Approval.with_initial_data(description=plain(_question(verdict))),
-        key=f"{KEY}{digest[:12]}",
+        key=f"{KEY}{digest_json(verdict)[:16]}",
     )
     assert isinstance(answer, Approval)  # noqa: S101  (what was waited for)
     said = f"{answer.name} {'approved' if answer.approved else 'did not approve'} {digest[:12]}: {answer.why}"
-    _record(workspace, "approved" if answer.approved else "not_approved", said, verdict, run)
+    decision = "release_approved" if answer.approved else "release_not_approved"
+    _record(workspace, decision, said, verdict, run, name=answer.name, why=answer.why)
     return answer
+
+
+def given(workspace: Workspace, verdict: dict[str, Any]) -> Approval | None:
+    """The answer that was given to this very verdict, if its release was approved and has to be gone on with."""
+    if not workspace.journal.exists():
+        return None
+    with Journal(workspace.journal) as journal:
+        about = [step for step in journal.steps() if step.detail.get("verdict") == digest_json(verdict)]
+    answers = [step for step in about if step.decision in ("release_approved", "release_not_approved")]
+    if not answers or answers[-1].decision != "release_approved":
+        return None
+    return Approval(name=answers[-1].detail["name"], why=answers[-1].detail["why"], decision="approve")
 
 
 def hand_over(workspace: Workspace, verdict: dict[str, Any], why: str) -> State:
@@ -131,7 +144,7 @@ def _record_asked(workspace: Workspace, verdict: dict[str, Any], how: str, run: 
 
 
 def _record(
-    workspace: Workspace, decision: str, reason: str, verdict: dict[str, Any], run: str | None
+    workspace: Workspace, decision: str, reason: str, verdict: dict[str, Any], run: str | None, **said: str
 ) -> None:
     get_run_logger().info("%s: %s", decision, reason)
     challenger = str(verdict["challenger"])
@@ -146,17 +159,16 @@ def _record(
                 champion=verdict["champion"],
                 episode=episode.id if episode and ours else None,
                 evidence=workspace.relative(workspace.verdict),
-                detail={"challenger": challenger, "flow_run": run},
+                detail={"challenger": challenger, "verdict": digest_json(verdict), "flow_run": run, **said},
             )
         )
 
 
-def _is_asked(workspace: Workspace, challenger: str, run: str) -> bool:
+def _is_asked(workspace: Workspace, verdict: dict[str, Any], run: str) -> bool:
+    about = {"verdict": digest_json(verdict), "flow_run": run}
     with Journal(workspace.journal) as journal:
-        return any(
-            step.decision == "approval_asked" and step.detail == {"challenger": challenger, "flow_run": run}
-            for step in journal.steps()
-        )
+        asked = [step.detail for step in journal.steps() if step.decision == "approval_asked"]
+    return any(about.items() <= detail.items() for detail in asked)
 
 
 def _run_id() -> object:

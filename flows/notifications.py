@@ -104,7 +104,8 @@ def _news(workspace: Workspace, steps: Sequence[Step], since: datetime) -> Itera
     """Rows of the journal, then moves of the pointer that no row tells of."""
     fresh = [step for step in steps if step.time >= since and step.decision in SUBJECTS]
     for step in fresh:
-        about = step.episode if step.decision != "approval_asked" else step.detail.get("challenger")
+        asked = step.detail.get("flow_run") or step.detail.get("challenger")
+        about = asked if step.decision == "approval_asked" else step.episode
         if about:
             yield News(about, step.decision, step.reason)
     try:

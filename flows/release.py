@@ -155,10 +155,12 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
         params = Params.load(workspace.params)
         by = None
         verdict = None if approve else _to_approve(workspace, params)
-        if verdict is not None and not approval.can_wait():
-            return approval.hand_over(workspace, verdict, why)
-        if verdict is not None:
+        answer = approval.given(workspace, verdict) if verdict else None
+        if verdict and answer is None:
+            if not approval.can_wait():
+                return approval.hand_over(workspace, verdict, why)
             answer = approval.ask(workspace, verdict)
+        if answer is not None:
             if not answer.approved:
                 return Completed(message=f"not approved by {answer.name}: {answer.why}")
             approve, by = answer.why, f"{answer.name}, at the form of {lineage.account()}"

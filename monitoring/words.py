@@ -29,8 +29,8 @@ MEANING = {
     "dismissed": "Episode dismissed",
     "superseded": "Episode closed",
     "approval_asked": "A release waits for approval",
-    "approved": "The release was approved",
-    "not_approved": "The release was not approved",
+    "release_approved": "The release was approved",
+    "release_not_approved": "The release was not approved",
     "report_failed": "The dashboard was not drawn",
     "notify_failed": "Nobody was notified",
 }

@@ -200,7 +200,7 @@ def test_a_release_that_is_not_sure_waits_for_a_person(
     """Retrain → INSUFFICIENT_EVIDENCE → a release is suspended; nobody answers, then somebody says yes."""
     from prefect.deployments import run_deployment
 
-    from flows.approval import expire
+    from flows.approval import expire, given
 
     digest = tiny_workspace.new_challenger(workspace, decision="INSUFFICIENT_EVIDENCE", gain=5.0)
     registry = Registry(workspace.registry)
@@ -218,23 +218,27 @@ def test_a_release_that_is_not_sure_waits_for_a_person(
     ended = run_of(deployed, "release")
     assert ended["state_name"] == "Completed", worker.read_text()
     assert messages(deployed, ended).startswith("not approved by nobody: no answer within 48 h")
-    assert decisions(workspace)[-1] == "not_approved"
+    assert decisions(workspace)[-1] == "release_not_approved"
     assert registry.champion() is None
 
     run_deployment("release/release", timeout=0, as_subflow=False)
     second = waiting(deployed, {str(first["id"])})
     assert answer(deployed, second, name="ann", decision="approve") == "REJECT", "without a reason"
-    given = {"name": "ann", "why": "seen on the line <b>now</b>", "decision": "approve"}
-    assert answer(deployed, second, **given) == "ACCEPT"
+    yes = {"name": "ann", "why": "seen on the line <b>now</b>", "decision": "approve"}
+    assert answer(deployed, second, **yes) == "ACCEPT"
     assert run_of(deployed, "release", 2)["state_name"] == "Completed", worker.read_text()
     champion = registry.champion()
     assert champion is not None
-    assert (champion.digest, champion.why) == (digest, given["why"])
+    assert (champion.digest, champion.why) == (digest, yes["why"])
     record = read_json(workspace.registry / f"releases/{digest}.json")
-    assert record["approved"]["why"] == given["why"]
+    assert record["approved"]["why"] == yes["why"]
     assert record["approved"]["by"].startswith("ann, at the form of ")
-    asked = [one for one in decisions(workspace) if one in ("approval_asked", "approved", "not_approved")]
-    assert asked == ["approval_asked", "not_approved", "approval_asked", "approved"]
+    told = [one for one in decisions(workspace) if one.startswith(("approval_", "release_"))]
+    assert told == ["approval_asked", "release_not_approved", "approval_asked", "release_approved"]
+    again = given(workspace, read_json(workspace.verdict))
+    assert again is not None, "a release that is gone on with is not asked again"
+    assert again.why == yes["why"]
+    assert given(workspace, read_json(workspace.verdict) | {"champion": "e" * 64}) is None
 
 
 class Receiver(BaseHTTPRequestHandler):

@@ -21,7 +21,8 @@ __all__ = ["Move", "Segment", "segments", "timeline"]
 
 SAID = {
     "no_champion", "insufficient_data", "quiet", "drifting", "retrain", "release", "suppressed", "busy", "labelled",
-    "verdict", "report_failed", "notify_failed", "approval_asked", "approved", "not_approved",
+    "verdict", "report_failed", "notify_failed", "approval_asked", "approved",
+    "release_approved", "release_not_approved",
 }  # fmt: skip
 """What a row may say without the episode going anywhere."""
 STILL = {
