@@ -1,6 +1,7 @@
 """``var/monitoring/index.html``: whole, inert, without a server, and never in the way of a decision."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,9 +10,10 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from monitoring.journal import Episode, Journal, Step, dismiss, mark_rejected, mark_retrain_started
+from monitoring.journal import Episode, Journal, Step
+from monitoring.page.chart import Axis
 from monitoring.page.points import points, thinned
-from monitoring.page.timeline import segments
+from monitoring.page.timeline import Move, segments, timeline
 from monitoring.page.write import page
 from monitoring.traffic import traffic
 from monitoring.watch import Outcome, wake
@@ -160,39 +162,34 @@ def test_a_page_that_can_not_be_written_is_told_and_the_decision_stands(tmp_path
 
 
 def test_the_timeline_has_every_state_with_its_duration(tmp_path: Path) -> None:
-    workspace, outcome = drifted(tmp_path)
-    assert outcome.episode is not None
+    episode = Episode(
+        id="0" * 16, version=9, state="rejected", champion="c" * 64, reference="r", window="w", since=START,
+        opened=START + timedelta(hours=3), changed=START + timedelta(hours=8), why=SCRIPT,
+    )  # fmt: skip
+    # A state that this version has never heard of is a segment like any other; what is only said is none.
+    rows = (
+        (3, "drift_open"), (3, "asked"), (4, "drifting"), (5, "training"), (6, "evaluating"), (6.5, "training"),
+        (7, "quantum_shadow"), (8, "rejected"), (9, "awaiting_labels"), (10, "suppressed"),
+    )  # fmt: skip
+    steps = [
+        Step(time=START + timedelta(hours=hours), decision=decision, reason=SCRIPT, episode=episode.id)
+        for hours, decision in rows
+    ]
+    steps.append(Step(time=START + timedelta(hours=9), decision="promoted", reason="", episode="another"))
     now = START + timedelta(hours=10)
-    with Journal(workspace.journal) as journal:
-        mark_retrain_started(journal, outcome.episode.id, now=START + timedelta(hours=5), labels=20)
-        # A state that this version has never heard of is a segment like any other.
-        for hours, state in ((6, "infra_validating"), (7, "quantum_shadow")):
-            time = START + timedelta(hours=hours)
-            journal.record(Step(time=time, decision=state, reason="…", episode=outcome.episode.id))
-        mark_rejected(
-            journal, outcome.episode.id, challenger="d" * 64, why=SCRIPT, now=START + timedelta(hours=8)
-        )
-        for said in ("suppressed", "awaiting_labels"):  # of an episode that stays where it is
-            journal.record(Step(time=now, decision=said, reason="no labels", episode=outcome.episode.id))
-        episode = journal.episode(outcome.episode.id)
-        found = segments(episode, journal.steps(), now)
-        states = [
-            "drift_open",
-            "awaiting_labels",
-            "training",
-            "infra_validating",
-            "quantum_shadow",
-            "rejected",
-        ]
-        assert [one.state for one in found] == states
-        assert [one.end - one.start for one in found[2:]] == [timedelta(hours=h) for h in (1, 1, 1, 2)]
-        words = inert(page(workspace, journal, journal.steps(), now=now)).words
-        assert "quantum shadow 60 min" in words
-        assert "rejected, open for 7.0 h" in words
-        dismiss(journal, episode.id, why="lamp replaced", now=now)
-        closed = segments(journal.episode(episode.id), journal.steps(), now + timedelta(days=9))
-    assert closed[-1].state == "dismissed"
-    assert closed[-1].start == closed[-1].end == now  # a closed episode does not grow
+    found = segments(episode, steps, now)
+    states = ["drift_open", "awaiting_labels", "training", "evaluating", "quantum_shadow", "rejected"]
+    assert [one.state for one in found] == states
+    assert [one.end - one.start for one in found] == [timedelta(hours=hours) for hours in (0, 2, 1, 1, 1, 2)]
+    moves = [Move(START + timedelta(hours=1), "d" * 64, "rollback", SCRIPT, SCRIPT)]
+    drawn = timeline(workspace_at(tmp_path), [episode], steps, moves, Axis(START, now), now)
+    words = inert(drawn).words
+    assert "quantum shadow 60 min" in words
+    assert "rejected, open for 7.0 h" in words
+    closed = replace(episode, state="dismissed", changed=now)
+    last = segments(closed, steps, now + timedelta(days=9))[-1]
+    assert last.state == "dismissed"
+    assert last.start == last.end == now  # a closed episode does not grow
 
 
 def test_a_window_in_a_few_figures() -> None:
@@ -253,7 +250,7 @@ def a_year(workspace: Workspace) -> list[Step]:
                     since=time, opened=time, changed=time, why="darker",
                 )  # fmt: skip
                 journal.begin(opened)
-                dismiss(journal, opened.id, why="a lamp", now=time + timedelta(hours=30))
+                journal.move(opened, "dismissed", now=time + timedelta(hours=30))
         for step in steps:
             journal.record(step)
     return steps
