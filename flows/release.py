@@ -2,6 +2,7 @@
 
     python -m flows.release                        # acts on PROMOTE, refuses anything else
     python -m flows.release --approve "<why>"      # takes INSUFFICIENT_EVIDENCE upon yourself, on record
+    prefect deployment run release/release         # where a person has to say so, waits for an answer in Prefect's UI
 
 The Bento is built and started in a sandbox, and real images are put to it; only when it answers as the
 bundle did offline does the champion pointer move. With ``release.shadow_images`` the challenger first answers so
@@ -21,8 +22,9 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed, State
 
-from flows import lineage
+from flows import approval, lineage
 from flows.challenger import Challenger, examine
+from flows.notifications import notify
 from flows.pages import plain, verdict_page
 from flows.sandbox import ask, golden_images, sandbox
 from flows.scratch import scratch
@@ -57,13 +59,20 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
 
     Args:
         why: the reason, for the registry's history and the release's record.
-        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
+        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE, or where ``release.approval``
+            asks for a person's word. Without it, a deployed run waits for somebody to give it.
     """
     workspace = Workspace.here()
     try:
         params = Params.load(workspace.params)
-        approve = approve or _approval(workspace)
-        challenger = step("examine", lambda: examine(workspace, approve))
+        approve, by = approve or _approval(workspace), None
+        if not approve:
+            word = _word(workspace, params, why)
+            if isinstance(word, State):
+                return word
+            approve, by = word
+        always = params.release.approval == "required"
+        challenger = step("examine", lambda: examine(workspace, approve, by=by, always=always))
         if challenger.is_champion:
             _settle(workspace, params, challenger.digest, get_run_logger().log)
             return Completed(message=_ALREADY.format(challenger.digest[:12]))
@@ -77,6 +86,37 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
             )
     except VisionloopError as error:
         return Failed(message=str(error))
+
+
+def _word(workspace: Workspace, params: Params, why: str) -> tuple[str | None, str | None] | State:
+    """A person's reason and name, None where none is needed; or how the release ends for want of them.
+
+    Raises:
+        RefusedError: nobody's word would help.
+    """
+    challenger = examine(workspace, "awaited", always=params.release.approval == "required")
+    if challenger.approved is None:
+        return None, None
+    answer = approval.given(workspace, challenger.verdict)
+    if answer is None:
+        _leave_to_a_person(workspace, challenger)
+        if not approval.can_wait():
+            return approval.hand_over(workspace, challenger.verdict, why)
+        answer = approval.ask(workspace, challenger.verdict)
+    if not answer.approved:
+        return Completed(message=f"not approved by {answer.name}: {answer.why}")
+    return answer.why, f"{answer.name}, at the form of {lineage.account()}"
+
+
+def _leave_to_a_person(workspace: Workspace, challenger: Challenger) -> None:
+    """The challenger's episode, where it has one, waits for the answer: no wake-up shall ask again."""
+    if not workspace.journal.exists():
+        return
+    with Journal(workspace.journal) as journal:
+        episode = journal.open_episode()
+        if episode is not None and episode.challenger == challenger.digest:
+            why = f"the release of {challenger.digest[:12]} waits for a person's word. {ASKED['release']}"
+            ask_human(journal, episode.id, asks="release", why=why, now=datetime.now(UTC))
 
 
 def _approval(workspace: Workspace) -> str | None:
@@ -211,6 +251,7 @@ def _promote(
     if requested(workspace) == digest:
         end_shadow(workspace)
     _settle(workspace, params, digest, get_run_logger().log)
+    notify(workspace, now=datetime.now(UTC))
     _ask_service(params, digest)
     message = f"{digest[:12]} is champion: {read_json(lineage.record_path(workspace, digest))['bento']}"
     page = f"# {plain(message)}\n\n{plain(why)}\n\n{verdict_page(challenger.verdict)}"
@@ -274,14 +315,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--why", default="released on demand", help="kept in the registry's history")
     parser.add_argument(
-        "--approve", metavar="WHY", help="release on INSUFFICIENT_EVIDENCE, with you and WHY on record"
+        "--approve", metavar="WHY", help="release where a person has to say so, with you and WHY on record"
     )
     options = parser.parse_args(arguments)
     workspace = Workspace.here()
     try:  # neither a refusal nor a release that is done already has a server to wait for
-        challenger = examine(workspace, options.approve or _approval(workspace))
+        params = Params.load(workspace.params)
+        always = params.release.approval == "required"
+        challenger = examine(workspace, options.approve or _approval(workspace), always=always)
         if challenger.is_champion:
-            _settle(workspace, Params.load(workspace.params), challenger.digest, lambda _, text: print(text))
+            _settle(workspace, params, challenger.digest, lambda _, text: print(text))
             print(_ALREADY.format(challenger.digest[:12]))
             return 0
     except VisionloopError as error:

@@ -22,7 +22,7 @@ ONLY_IN = {
     "prefect": ("flows/",),
     "bentoml": ("services/", "flows/release.py"),
     "great_expectations": ("pipeline/validate.py", "pipeline/expectations.py"),
-    "evidently": ("monitoring/dashboard.py",),
+    "evidently": ("monitoring/dashboard/",),
     "fsspec": ("monitoring/archive.py",),
     "torch": LEARNING,
     "torchvision": LEARNING,
