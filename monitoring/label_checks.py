@@ -23,7 +23,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Image:
-    """An answer's image, checked: its bytes are its id's."""
+    """An answer's image, checked: its bytes are its id's; ``predicted`` is "" where no queue asked it."""
 
     answer: Answer
     path: Path
@@ -31,6 +31,8 @@ class Image:
     dhash: str
     random: bool
     source: str
+    predicted: str = ""
+    confidence: float = 0.0
 
 
 def classes_of(workspace: Workspace, existing: Sequence[Label]) -> list[str]:
@@ -118,7 +120,8 @@ def images_of(workspace: Workspace, params: Params, answers: Sequence[Answer]) -
         at_random = item is not None and item.random
         source = item.source if item else ""
         extension = EXTENSIONS[picture.format]
-        found.append(Image(answer, path, extension, dhash(picture.image), at_random, source))
+        said = (item.predicted, item.confidence) if item else ("", 0.0)
+        found.append(Image(answer, path, extension, dhash(picture.image), at_random, source, *said))
     _refuse(problems)
     return found
 
