@@ -30,7 +30,7 @@ from pipeline.errors import DataError
 from pipeline.params import Log
 
 DELETIONS = "deletions.jsonl"
-_ID = re.compile(r"[0-9A-Za-z_-]{8,64}")
+_ID = re.compile(r"[0-9A-Za-z_.:-]{1,100}")
 
 
 @dataclass

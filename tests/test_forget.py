@@ -196,7 +196,7 @@ def test_the_command_says_what_it_did_and_what_is_no_id(
     assert f"{'0' * 64} is in neither log nor archive nor queue" in out
     assert main(["compact"]) == 0
     assert "39 rows of 2 segments" in capsys.readouterr().out
-    assert main(["forget", "../../etc", "--why", "x"]) == 1
+    assert main(["forget", "etc/passwd", "--why", "x"]) == 1
     assert "no request_id" in capsys.readouterr().err
     with pytest.raises(DataError):
         forgotten(workspace, "a b")
