@@ -37,12 +37,14 @@ check: setup ## lint, types, architecture and the fast tests, under a minute
 fire-drill: setup ## faults planted in a real run, and which gate refuses each: reports/fire_drill.json
 	$(VENV)/bin/python -m flows.fire_drill
 
-bench: setup rivals ## ours beside timm's train.py and fastai, and the gate's own error rates, some 50 minutes on two idle cores: benchmarks/README.md
+bench: setup rivals ## ours beside timm's train.py and fastai, and the gate's own error rates, about an hour on two idle cores: benchmarks/README.md
 	$(VENV)/bin/python -m benchmarks.ingest
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.best_flags
+	$(VENV)/bin/python -m benchmarks.training_speed
 	$(VENV)/bin/python -m benchmarks.time_to_accuracy
 	$(VENV)/bin/python -m benchmarks.gate
+	$(VENV)/bin/python -m benchmarks.log_cost
 	$(VENV)/bin/python -m benchmarks.table
 
 rivals: $(RIVALS)/.ready ## the rivals' own environment, for make bench

@@ -5,140 +5,52 @@
     prefect deployment run release/release         # where a person has to say so, waits for an answer in Prefect's UI
 
 The Bento is built and started in a sandbox, and real images are put to it; only when it answers as the
-bundle did offline does the champion pointer move. Releasing whoever is champion already does nothing.
+bundle did offline does the champion pointer move. With ``release.shadow_images`` the challenger first answers so
+many requests beside the champion, unseen: the release ends there, and goes on when it is run again (the watch
+does). Releasing whoever is champion already does nothing.
 """
 
 import argparse
 import logging
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed, State
 
 from flows import approval, lineage
+from flows.challenger import Challenger, examine
 from flows.notifications import notify
-from flows.pages import against, plain, verdict_page
+from flows.pages import plain, verdict_page
 from flows.sandbox import ask, golden_images, sandbox
 from flows.scratch import scratch
 from flows.server import command
 from flows.tasks import step
-from monitoring.journal import Journal, mark_promoted
+from monitoring import leases
+from monitoring.episodes import advance, ask_human, mark_promoted, promoting
+from monitoring.journal import Journal
+from monitoring.leases import Lease, beating
+from monitoring.policy import ASKED
+from monitoring.shadow import begin as begin_shadow
+from monitoring.shadow import end as end_shadow
+from monitoring.shadow import requested, shadowed
+from monitoring.states import allowed
 from pipeline import recipe
 from pipeline.artifacts import Workspace, read_json, write_json
-from pipeline.bundle import verify
-from pipeline.errors import DataError, RefusedError, StateError, VisionloopError
-from pipeline.locked import lock_fault
+from pipeline.errors import RefusedError, StateError, VisionloopError
 from pipeline.model_card.card import card, gather
 from pipeline.params import Params
 from pipeline.registry import Registry
 from pipeline.serving import address, answering
 
+__all__ = ["Challenger", "examine", "main", "release"]
+
 Say = Callable[[int, str], None]  # a level of logging, and a sentence
 _ALREADY = "{} is the champion already: nothing to do"
-
-
-@dataclass(frozen=True)
-class Challenger:
-    """What may be released: a bundle, the verdict about it, and the champion that it was judged against."""
-
-    digest: str
-    verdict: dict[str, Any]
-    champion: str | None
-    approved: dict[str, str] | None
-
-    @property
-    def is_champion(self) -> bool:
-        return self.digest == self.champion
-
-
-def examine(
-    workspace: Workspace, approve: str | None = None, *, by: str | None = None, always: bool = False
-) -> Challenger:
-    """The challenger, if it may be released.
-
-    Args:
-        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
-        by: who says so (default: whoever runs this).
-        always: ``release.approval: required``: a verdict of PROMOTE needs a person's word too.
-
-    Raises:
-        RefusedError: the verdict is not PROMOTE (and not approved), is about another bundle or champion, or is
-            not what dvc.lock names; or nobody has approved it who would have to.
-        IntegrityError: artifacts/bundle is damaged.
-    """
-    verdict = _verdict(workspace)
-    digest = verify(workspace.bundle)
-    champion = Registry(workspace.registry).champion()
-    standing = champion.digest if champion else None
-    if verdict["challenger"] != digest:
-        raise RefusedError(
-            f"the verdict is about {str(verdict['challenger'])[:12]}, artifacts/bundle is {digest[:12]}: run "
-            "`python -m flows.retrain` (or `dvc repro`), so that what is judged is what ships"
-        )
-    if digest == standing:
-        return Challenger(digest, verdict, standing, None)
-    fault = lock_fault(workspace)
-    if fault:
-        raise RefusedError(
-            f"{fault}: it was changed after `dvc repro`, or never came from it; run `dvc repro gate`"
-        )
-    _check_decision(verdict, approve)
-    if verdict["champion"] != standing:
-        raise RefusedError(
-            f"the verdict compares with {_short(verdict['champion'])}, but the champion is {_short(standing)}: run "
-            "`python -m flows.retrain`, which judges against the champion of now"
-        )
-    if always and not (approve or "").strip():
-        raise RefusedError(
-            'release.approval is required: `python -m flows.release --approve "<why>"`, or '
-            "`prefect deployment run release/release`, which waits for an answer in Prefect's UI"
-        )
-    needed = always or verdict["decision"] == "INSUFFICIENT_EVIDENCE"
-    approved = {"by": by or lineage.account(), "why": str(approve)} if needed else None
-    return Challenger(digest, verdict, standing, approved)
-
-
-def _verdict(workspace: Workspace) -> dict[str, Any]:
-    verdict = read_json(workspace.verdict)
-    missing = {"decision", "challenger", "champion", "checks"} - set(
-        verdict if isinstance(verdict, dict) else ()
-    )
-    if missing:
-        raise DataError(f"{workspace.verdict} lacks {sorted(missing)}: run `dvc repro -f gate`")
-    return dict(verdict)
-
-
-def _check_decision(verdict: dict[str, Any], approve: str | None) -> None:
-    open_checks = against(verdict)
-    names = ", ".join(f"{check['name']} ({check['outcome']})" for check in open_checks)
-    if verdict["decision"] == "REJECT":
-        raise RefusedError(
-            f"the verdict is REJECT: {names}. It is not released, with or without --approve: "
-            "reports/verdict.json says what would have to change"
-        )
-    if verdict["decision"] == "PROMOTE" and not open_checks:
-        return
-    if verdict["decision"] != "INSUFFICIENT_EVIDENCE":
-        raise RefusedError(
-            f"reports/verdict.json says {verdict['decision']!r}, which does not follow from its checks "
-            f"({names or 'none stands against it'}): run `dvc repro -f gate`"
-        )
-    broken = [check["name"] for check in open_checks if check.get("kind") == "integrity"]
-    if broken:
-        raise RefusedError(
-            f"{', '.join(broken)} did not pass, which --approve does not cover: run `dvc repro`"
-        )
-    if approve is None or not approve.strip():
-        raise RefusedError(
-            f"the verdict is INSUFFICIENT_EVIDENCE: {names}. Collect more test images, or take it upon "
-            'yourself with `python -m flows.release --approve "<why>"`, which is put on record'
-        )
 
 
 @flow(name="release", persist_result=False)
@@ -153,45 +65,108 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
     workspace = Workspace.here()
     try:
         params = Params.load(workspace.params)
-        by = None
-        verdict = None if approve else _to_approve(workspace, params)
-        answer = approval.given(workspace, verdict) if verdict else None
-        if verdict and answer is None:
-            if not approval.can_wait():
-                return approval.hand_over(workspace, verdict, why)
-            answer = approval.ask(workspace, verdict)
-        if answer is not None:
-            if not answer.approved:
-                return Completed(message=f"not approved by {answer.name}: {answer.why}")
-            approve, by = answer.why, f"{answer.name}, at the form of {lineage.account()}"
+        approve, by = approve or _approval(workspace), None
+        if not approve:
+            word = _word(workspace, params, why)
+            if isinstance(word, State):
+                return word
+            approve, by = word
         always = params.release.approval == "required"
         challenger = step("examine", lambda: examine(workspace, approve, by=by, always=always))
         if challenger.is_champion:
             _settle(workspace, params, challenger.digest, get_run_logger().log)
             return Completed(message=_ALREADY.format(challenger.digest[:12]))
-        with scratch(workspace) as place:
-            return _release(
-                workspace,
-                params,
-                challenger,
-                challenger.approved["why"] if challenger.approved else why,
-                place,
+        why = challenger.approved["why"] if challenger.approved else why
+        with scratch(workspace) as place, _leased(workspace, challenger.digest) as lease:
+            if requested(workspace) != challenger.digest:
+                _try(workspace, params, challenger, why, place)
+            waiting = _shadow(workspace, params, challenger, lease, approve)
+            return (
+                Completed(message=waiting) if waiting else _promote(workspace, params, challenger, why, lease)
             )
     except VisionloopError as error:
         return Failed(message=str(error))
 
 
-def _to_approve(workspace: Workspace, params: Params) -> dict[str, Any] | None:
-    """The verdict that a person has to decide about; None where none has to.
+def _word(workspace: Workspace, params: Params, why: str) -> tuple[str | None, str | None] | State:
+    """A person's reason and name, None where none is needed; or how the release ends for want of them.
 
     Raises:
         RefusedError: nobody's word would help.
     """
     challenger = examine(workspace, "awaited", always=params.release.approval == "required")
-    return challenger.verdict if challenger.approved else None
+    if challenger.approved is None:
+        return None, None
+    answer = approval.given(workspace, challenger.verdict)
+    if answer is None:
+        _leave_to_a_person(workspace, challenger)
+        if not approval.can_wait():
+            return approval.hand_over(workspace, challenger.verdict, why)
+        answer = approval.ask(workspace, challenger.verdict)
+    if not answer.approved:
+        return Completed(message=f"not approved by {answer.name}: {answer.why}")
+    return answer.why, f"{answer.name}, at the form of {lineage.account()}"
 
 
-def _release(workspace: Workspace, params: Params, challenger: Challenger, why: str, place: Path) -> State:
+def _leave_to_a_person(workspace: Workspace, challenger: Challenger) -> None:
+    """The challenger's episode, where it has one, waits for the answer: no wake-up shall ask again."""
+    if not workspace.journal.exists():
+        return
+    with Journal(workspace.journal) as journal:
+        episode = journal.open_episode()
+        if episode is not None and episode.challenger == challenger.digest:
+            why = f"the release of {challenger.digest[:12]} waits for a person's word. {ASKED['release']}"
+            ask_human(journal, episode.id, asks="release", why=why, now=datetime.now(UTC))
+
+
+def _approval(workspace: Workspace) -> str | None:
+    """What a person said with `python -m monitoring approve`, where that let the release go on."""
+    if not workspace.journal.exists():
+        return None
+    with Journal(workspace.journal) as journal:
+        episode = journal.open_episode()
+    return episode.approved if episode and episode.state == "infra_validating" else None
+
+
+@contextmanager
+def _leased(workspace: Workspace, digest: str) -> Iterator[Lease | None]:
+    """The lease of the episode that the challenger was trained for; None where there is none.
+
+    Raises:
+        StateError: another worker is at it.
+    """
+    lease = _lease(workspace, digest) if workspace.journal.exists() else None
+    if lease is None:
+        yield None
+        return
+    with beating(workspace.journal, lease):
+        yield lease
+
+
+def _lease(workspace: Workspace, digest: str) -> Lease | None:
+    with Journal(workspace.journal) as journal, journal.transaction():
+        episode = journal.open_episode()
+        if episode is None or episode.challenger != digest:
+            return None
+        lease = leases.take(journal, episode.id)
+        if lease is None:
+            raise StateError(
+                f"another worker is at the release of {digest[:12]} for episode {episode.id}: wait for it, and see "
+                "`python -m monitoring status`"
+            )
+        if allowed(episode.state, "infra_validating"):  # it waited for a person, or had failed
+            advance(
+                journal,
+                lease,
+                "infra_validating",
+                now=datetime.now(UTC),
+                why="its release was started by hand",
+            )
+    return lease
+
+
+def _try(workspace: Workspace, params: Params, challenger: Challenger, why: str, place: Path) -> None:
+    """Build the Bento and put real images to it; then everything is there that a champion needs."""
     logger = get_run_logger()
     digest, registry, store = challenger.digest, Registry(workspace.registry), workspace.home / "bentoml"
     golden = step("golden images", lambda: golden_images(workspace, params))
@@ -215,11 +190,70 @@ def _release(workspace: Workspace, params: Params, challenger: Challenger, why: 
         workspace, challenger.verdict, bento=bento, sandbox=tried, by=by, why=why,
         approved=challenger.approved, before=challenger.champion,
     )  # fmt: skip
-    step("promote", lambda: registry.promote(digest, by=by, why=why, expect=challenger.champion))
-    _settle(workspace, params, digest, logger.log)
+
+
+def _shadow(
+    workspace: Workspace, params: Params, challenger: Challenger, lease: Lease | None, approve: str | None
+) -> str | None:
+    """None where the pointer may move; else how far the challenger is beside the champion.
+
+    Raises:
+        RefusedError: it failed there, or agrees too little; a person is asked.
+    """
+    wanted, digest = params.release.shadow_images, challenger.digest
+    seen = shadowed(workspace, digest, wanted, params.release.min_shadow_agreement)
+    if not wanted or challenger.champion is None:
+        return None
+    record = lineage.record_path(workspace, digest)
+    if approve and seen.against:
+        told = f"{seen.words}: {seen.against}; approved all the same: {approve}"
+        write_json(record, read_json(record) | {"shadow": told})
+        return None
+    if seen.images >= wanted and seen.against:
+        end_shadow(workspace)
+        told = f"{seen.words}: {seen.against}"
+        if lease is not None:
+            with Journal(workspace.journal) as journal:
+                why = f"{told}. {ASKED['shadow']}"
+                ask_human(journal, lease.episode, asks="shadow", why=why, now=datetime.now(UTC), lease=lease)
+        raise RefusedError(f'{told}; take it upon yourself with `python -m flows.release --approve "<why>"`')
+    if seen.images >= wanted:
+        get_run_logger().info("%s", seen.words)
+        write_json(record, read_json(record) | {"shadow": seen.words})
+        return None
+    if requested(workspace) != digest:
+        now = datetime.now(UTC)
+        begin_shadow(workspace, digest, wanted, now)
+        if lease is not None:
+            with Journal(workspace.journal) as journal:
+                why = f"{digest[:12]} answers beside the champion, unseen, for {wanted} images (release.shadow_images)"
+                advance(journal, lease, "shadow", now=now, why=why)
+    return (
+        f"shadow: {digest[:12]} has answered {seen.images} of {wanted} images beside the champion; run `python -m "
+        "flows.release` again, or let the watch do it"
+    )
+
+
+def _promote(
+    workspace: Workspace, params: Params, challenger: Challenger, why: str, lease: Lease | None
+) -> State:
+    digest, registry, by = challenger.digest, Registry(workspace.registry), lineage.account()
+
+    def move() -> None:
+        if lease is None:
+            registry.promote(digest, by=by, why=why, expect=challenger.champion)
+            return
+        with Journal(workspace.journal) as journal:
+            fence = promoting(journal, lease, challenger=digest, now=datetime.now(UTC))
+            registry.promote(digest, by=by, why=why, expect=challenger.champion, fence=fence)
+
+    step("promote", move)
+    if requested(workspace) == digest:
+        end_shadow(workspace)
+    _settle(workspace, params, digest, get_run_logger().log)
     notify(workspace, now=datetime.now(UTC))
     _ask_service(params, digest)
-    message = f"{digest[:12]} is champion: {bento}"
+    message = f"{digest[:12]} is champion: {read_json(lineage.record_path(workspace, digest))['bento']}"
     page = f"# {plain(message)}\n\n{plain(why)}\n\n{verdict_page(challenger.verdict)}"
     create_markdown_artifact(markdown=page, key="release", description=plain(message))
     return Completed(message=message)
@@ -257,7 +291,7 @@ def _close_episode(workspace: Workspace, digest: str) -> None:
         return
     with Journal(workspace.journal) as journal:
         episode = journal.open_episode()
-        if episode is not None and (episode.state == "training" or episode.challenger == digest):
+        if episode is not None and episode.challenger == digest:
             mark_promoted(journal, episode.id, challenger=digest, now=datetime.now(UTC))
 
 
@@ -275,10 +309,6 @@ def _commit(workspace: Workspace, digest: str, say: Say) -> None:
     say(logging.INFO, f"committed dvc.lock and tagged it {done['tag']}")
 
 
-def _short(digest: object) -> str:
-    return digest[:12] if isinstance(digest, str) else "nobody"
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flows.release", description=(__doc__ or "").split("\n")[0]
@@ -291,7 +321,8 @@ def main(arguments: list[str] | None = None) -> int:
     workspace = Workspace.here()
     try:  # neither a refusal nor a release that is done already has a server to wait for
         params = Params.load(workspace.params)
-        challenger = examine(workspace, options.approve, always=params.release.approval == "required")
+        always = params.release.approval == "required"
+        challenger = examine(workspace, options.approve or _approval(workspace), always=always)
         if challenger.is_champion:
             _settle(workspace, params, challenger.digest, lambda _, text: print(text))
             print(_ALREADY.format(challenger.digest[:12]))

@@ -22,8 +22,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from flows.replay_page import page
+from monitoring.archive import every_row
 from monitoring.window import kept_path
-from pipeline.artifacts import Workspace, decode_log_line, write_json, write_text
+from pipeline.artifacts import Workspace, write_json, write_text
 from pipeline.bundle import BATCH, NETWORKS, Bundle
 from pipeline.errors import ImageError, StateError, VisionloopError
 from pipeline.images import decode
@@ -53,7 +54,7 @@ def replay(workspace: Workspace, params: Params, challenger: str | None = None) 
         IntegrityError: a bundle is damaged.
     """
     old, new = _bundles(workspace, params.serve, challenger)
-    requests, counts = _requests(workspace)
+    requests, counts = _requests(workspace, params.log.archive)
     if not requests:
         raise StateError(
             f"{workspace.log} holds no image that could be asked again ({counts['requests']} requests are logged): set "
@@ -133,23 +134,20 @@ def _as_served(path: Path, serve: Serve) -> Bundle:
     return Bundle.load(path, form=serve.format if (path / NETWORKS[serve.format]).exists() else "onnx")
 
 
-def _requests(workspace: Workspace) -> tuple[list[Request], dict[str, int]]:
+def _requests(workspace: Workspace, archive: str | None) -> tuple[list[Request], dict[str, int]]:
     """Every kept image once, in the order of the last request for it; and what the log holds in all."""
     last: dict[str, dict[str, Any]] = {}
     times: Counter[str] = Counter()
     damaged = 0
-    for segment in sorted(workspace.log.glob("[0-9]*/*.log")):
-        with segment.open("rb") as stream:
-            for line in stream:
-                row = decode_log_line(line)
-                if row is None:
-                    damaged += 1
-                    continue
-                image_id = str(row["image_id"])
-                times[image_id] += 1
-                before = last.get(image_id)
-                if before is None or str(row["time"]) >= str(before["time"]):
-                    last[image_id] = row
+    for row in every_row(workspace.log, archive):
+        if row is None:
+            damaged += 1
+            continue
+        image_id = str(row["image_id"])
+        times[image_id] += 1
+        before = last.get(image_id)
+        if before is None or str(row["time"]) >= str(before["time"]):
+            last[image_id] = row
     requests = [
         Request(
             image_id,
@@ -160,7 +158,7 @@ def _requests(workspace: Workspace) -> tuple[list[Request], dict[str, int]]:
             dict(row["probabilities"]),
         )
         for image_id, row in sorted(last.items(), key=lambda item: str(item[1]["time"]))
-        if (path := kept_path(workspace.log / "images", image_id, row["kept"])) is not None
+        if (path := kept_path(workspace.log / "images", row["kept"])) is not None
     ]
     counts = {"requests": times.total(), "images": len(last), "images_not_kept": len(last) - len(requests), "damaged_lines": damaged}  # fmt: skip
     return requests, counts
@@ -190,7 +188,7 @@ def _asked(chunk: Sequence[Request], old: Bundle, new: Bundle, serve: Serve) -> 
 def _image(request: Request, serve: Serve) -> Image.Image | None:
     try:
         data = request.path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != request.image_id:
+        if hashlib.sha256(data).hexdigest() != request.path.stem:
             return None
         return decode(data, max_pixels=serve.max_pixels, max_bytes=serve.max_body_bytes).image
     except (ImageError, OSError):

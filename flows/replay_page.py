@@ -36,7 +36,7 @@ def page(report: dict[str, Any], said: str, images: Path, serve: Serve) -> str:
 
 
 def _tile(row: dict[str, Any], images: Path, limits: dict[str, int]) -> str:
-    source = thumbnail(images / row["image_id"][:2] / row["kept"], limits)
+    source = thumbnail(images / row["kept"][:2] / row["kept"], limits)
     picture = f'<img alt="" src="{source}">' if source else "the file is gone or damaged"
     often = f", sent {row['requests']} times" if row["requests"] > 1 else ""
     old, new = row["champion"], row["challenger"]

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,6 +14,7 @@ from monitoring.labels import Label
 from pipeline.artifacts import Workspace, read_json
 from pipeline.errors import DataError, ImageError
 from pipeline.images import EXTENSIONS, decode, dhash
+from pipeline.metadata import stripped
 from pipeline.params import Params
 from pipeline.registry import Registry
 
@@ -23,7 +24,10 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Image:
-    """An answer's image, checked: its bytes are its id's."""
+    """An answer's image, checked: its bytes, without their metadata at least, are its id's.
+
+    ``received`` is the sha256 of what was sent or given, metadata included; "" where a queue doesn't tell.
+    """
 
     answer: Answer
     path: Path
@@ -31,6 +35,7 @@ class Image:
     dhash: str
     random: bool
     source: str
+    received: str
 
 
 def classes_of(workspace: Workspace, existing: Sequence[Label]) -> list[str]:
@@ -71,16 +76,15 @@ def one_each(
                 f"{answer.where}: unknown class {label!r}; {hint} A new one: --new-class {label!r}"
             )
             continue
-        earlier = (
-            found[answer.image_id].label if answer.image_id in found else before.get(answer.image_id, label)
-        )
+        first = found.get(answer.image_id)
+        earlier = first.label if first else before.get(answer.image_id, label)
         if earlier != label:
+            two = first is not None and first.by != answer.by
+            people = f": annotators {first.by} and {answer.by} disagree" if first and two else ""
             problems.append(
-                f"{answer.where}: {answer.image_id[:12]} is {label!r} here and {earlier!r} before"
+                f"{answer.where}: {answer.image_id[:12]} is {label!r} here and {earlier!r} before{people}"
             )
-        found.setdefault(
-            answer.image_id, Answer(answer.where, answer.image_id, label, answer.file, answer.by)
-        )
+        found.setdefault(answer.image_id, replace(answer, label=label))
     _refuse(problems)
     return list(found.values())
 
@@ -109,17 +113,39 @@ def images_of(workspace: Workspace, params: Params, answers: Sequence[Answer]) -
         except (OSError, ImageError) as error:
             problems.append(f"{answer.where}: {path}: {error}")
             continue
-        if hashlib.sha256(data).hexdigest() != answer.image_id:
+        clean, extension = data, EXTENSIONS[picture.format]
+        if _digest(data) != answer.image_id:
+            clean, extension = stripped(data, picture)
+        if _digest(clean) != answer.image_id:
             problems.append(
                 f"{answer.where}: the bytes of {path} are not those of its id: it was edited or damaged"
             )
             continue
         at_random = item is not None and item.random
         source = item.source if item else ""
-        extension = EXTENSIONS[picture.format]
-        found.append(Image(answer, path, extension, dhash(picture.image), at_random, source))
+        received = answer.received or (item.received if item else "")
+        found.append(Image(answer, path, extension, dhash(picture.image), at_random, source, received))
     _refuse(problems)
     return found
+
+
+def clean_bytes(image: Image, params: Params) -> bytes:
+    """What is taken of the image: its bytes without metadata, of its id.
+
+    Raises:
+        DataError: the file has changed since it was checked.
+    """
+    data = image.path.read_bytes()
+    if _digest(data) != image.answer.image_id:
+        picture = decode(data, max_pixels=params.data.max_pixels, max_bytes=params.data.max_bytes)
+        data, _ = stripped(data, picture)
+    if _digest(data) != image.answer.image_id:
+        raise DataError(f"{image.path} was changed while it was taken: run the command again")
+    return data
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _refuse(problems: Sequence[str]) -> None:

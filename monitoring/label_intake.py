@@ -9,7 +9,6 @@ time changes nothing.
 import contextlib
 import fcntl
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from monitoring.answers import read_answers
 from monitoring.journal import Episode, Journal, Step
-from monitoring.label_checks import Image, classes_of, images_of, in_data_set, one_each
+from monitoring.label_checks import Image, classes_of, clean_bytes, images_of, in_data_set, one_each
 from monitoring.label_split import Newcomer, assign
 from monitoring.labels import Label, append_labels, read_labels
 from pipeline.artifacts import Workspace, atomic_path
@@ -37,6 +36,7 @@ class Taken:
     episode: str | None = None
     labels: list[Label] = field(default_factory=list)
     empty: int = 0
+    hints: int = 0
     known: int = 0
     trained: int = 0
     left_out: list[str] = field(default_factory=list)
@@ -51,7 +51,8 @@ class Taken:
         if not self.labels:
             lines = ["No new labels."]
         notes = [
-            (self.empty, "left empty"),
+            (self.empty, "left empty or skipped"),
+            (self.hints, "left out: annotations that Label Studio made of the hints, which nobody looked at"),
             (self.known, "already in data/labels.csv"),
             (self.trained, "skipped: the image is in the data set already"),
         ]
@@ -79,7 +80,10 @@ def take(
     """
     with _alone(workspace.home):
         answers = read_answers(given)
-        taken = Taken(empty=sum(not answer.label for answer in answers))
+        taken = Taken(
+            empty=sum(not answer.label and not answer.hint for answer in answers),
+            hints=sum(answer.hint for answer in answers),
+        )
         existing = read_labels(workspace.labels)
         answers = one_each(answers, existing, classes_of(workspace, existing), new_classes)
         known = {label.image_id for label in existing}
@@ -90,6 +94,10 @@ def take(
         images = images_of(
             workspace, params, [answer for answer in answers if answer.image_id not in trained]
         )
+        # Taken before metadata were removed, or in the data set with its metadata: the same image under two ids.
+        again = sum(image.received in known | trained for image in images)
+        images = [image for image in images if image.received not in known | trained]
+        taken.trained += again
         episode = _episode(workspace)
         taken.episode = episode.id if episode else None
         taken.domain = domain or _domain(params, images, episode, existing)
@@ -117,7 +125,7 @@ def _take(
             continue
         target = workspace.labelled / image_id[:2] / f"{image_id}{image.extension}"
         with atomic_path(target) as temporary:
-            shutil.copyfile(image.path, temporary)
+            temporary.write_bytes(clean_bytes(image, params))
         split, group = splits[image_id]
         path = workspace.relative(target)
         who = image.answer.by or by

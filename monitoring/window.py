@@ -13,16 +13,20 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from monitoring.archive import Archive
 from pipeline.artifacts import STATISTICS, decode_embedding, decode_log_line
 
+_KEPT = re.compile(r"(?:[0-9a-f]{2}/)?([0-9a-f]{64})(\.[a-z]{3,4})")
 REMEMBERED = 2000
 """Request ids kept in a cursor, to drop a row that the service wrote twice across two windows."""
+WRITTEN_WITHIN = timedelta(minutes=10)
+"""A row is written at most so long after its time: the segments of later days hold none that is older."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,12 @@ class Row:
     size: tuple[int, int]
     abstained: bool = False
     seconds: float = 0.0
+
+    @property
+    def kept_id(self) -> str:
+        """What the kept image is asked and labelled under, the sha256 of the file; ``image_id`` where none was kept."""
+        name = _KEPT.fullmatch(self.kept or "")
+        return name[1] if name else self.image_id
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ class Window:
 class Log:
     """The rows of ``champion`` that ``cursor`` has not passed; iterate with ``next_window``.
 
+    What was compacted is read from ``archive`` (``log.archive``), from where the segment's cursor stands.
+
     Attributes:
         damaged: lines whose checksum or content is wrong, dropped.
         torn: segments that end in a line without its end: being written, or cut off by a kill.
@@ -107,6 +119,7 @@ class Log:
     embedding_size: int
     cursor: dict[str, Any] = field(default_factory=dict)
     since: datetime | None = None
+    archive: str | None = None
     damaged: int = 0
     torn: int = 0
     duplicates: int = 0
@@ -119,23 +132,36 @@ class Log:
         self._heap: list[tuple[datetime, str, int, Row, Iterator[tuple[int, Row]]]] = []
         self._waiting: deque[tuple[str, int, Row]] = deque()
         before = self.cursor.get("segments", {})
-        for path in self._segments():
-            name = path.relative_to(self.folder).as_posix()
+        self._archive = Archive(self.folder, self.archive)
+        self._unopened = deque(self._segments())
+        for name in self._unopened:
             self._offsets[name] = before.get(name, 0)
-            self._advance(name, self._read(path, name))
 
-    def _segments(self) -> list[Path]:
+    def _segments(self) -> list[str]:
+        """Names of the segments, those that lie in the archive by now included, day by day."""
         first = f"{self.since:%Y-%m-%d}" if self.since else ""
         # Day folders are named by date; images/ lies beside them and sorts after every digit.
         days = [day for day in self.folder.glob("[0-9]*") if day.name >= first]
-        return sorted(path for day in days for path in day.glob("*.log"))
+        found = {path.relative_to(self.folder).as_posix() for day in days for path in day.glob("*.log")}
+        # Listed second: a segment is in the archive before it goes.
+        self._parts = {part.segment: part for part in self._archive.parts(self.champion, first)}
+        return sorted(found | self._parts.keys())
 
-    def _read(self, path: Path, name: str) -> Iterator[tuple[int, Row]]:
+    def _open(self) -> None:
+        """Open what may hold a row before the first of those that are open: memory holds a day or two, not all."""
+        while self._unopened:
+            if self._heap and self._unopened[0][:10] > f"{self._heap[0][0] + WRITTEN_WITHIN:%Y-%m-%d}":
+                return
+            name = self._unopened.popleft()
+            self._advance(name, self._read(name))
+
+    def _read(self, name: str) -> Iterator[tuple[int, Row]]:
         """(offset of the line, row) of the champion's rows; moves the segment's offset past all others."""
         offset = self._offsets[name]
         try:
-            stream = path.open("rb")
-        except FileNotFoundError:  # retention was faster
+            stream = (self.folder / name).open("rb")
+        except FileNotFoundError:
+            yield from self._read_archived(name)
             return
         with stream:
             stream.seek(offset)
@@ -149,11 +175,30 @@ class Log:
                 offset += len(line)
                 self._offsets[name] = offset
 
+    def _read_archived(self, name: str) -> Iterator[tuple[int, Row]]:
+        """The same from the archive; nothing where retention has removed the segment."""
+        if name not in self._parts:  # it was there a moment ago
+            self._parts |= {part.segment: part for part in self._archive.parts(self.champion, name[:10])}
+        part = self._parts.get(name)
+        if part is None or part.end <= self._offsets[name]:
+            return
+        for offset, raw in self._archive.read(part, self._offsets[name]):
+            row = self._wanted(raw)
+            if row is not None:
+                yield offset, row
+            self._offsets[name] = offset + 1
+        self._offsets[name] = part.end
+
     def _accept(self, line: bytes) -> Row | None:
+        if line.isspace():  # erased by `python -m monitoring forget`
+            return None
         raw = decode_log_line(line)
         if raw is None:
             self.damaged += 1
             return None
+        return self._wanted(raw)
+
+    def _wanted(self, raw: dict[str, Any]) -> Row | None:
         if raw["model"] != self.champion:
             self.others += 1
             return None
@@ -169,7 +214,10 @@ class Log:
             return
 
     def _next(self) -> tuple[str, int, Row] | None:
-        while self._heap:
+        while True:
+            self._open()
+            if not self._heap:
+                return None
             _, name, offset, row, rows = heapq.heappop(self._heap)
             self._advance(name, rows)
             if row.request_id in self._seen:
@@ -180,7 +228,6 @@ class Log:
             self._recent.append(row.request_id)
             self._seen.add(row.request_id)
             return name, offset, row
-        return None
 
     def waiting(self, size: int) -> int:
         """How many new rows there are, counted up to ``size``."""
@@ -221,16 +268,17 @@ class Log:
 
 def kept_file(images: Path, row: Row) -> Path | None:
     """Where the row's image is kept under ``log/images``, None where it isn't (any more)."""
-    return kept_path(images, row.image_id, row.kept)
+    return kept_path(images, row.kept)
 
 
-def kept_path(images: Path, image_id: str, kept: object) -> Path | None:
+def kept_path(images: Path, kept: object) -> Path | None:
     """Where the image is kept, by what a line of the log says of it, None where it isn't (any more).
 
-    The name comes from a file on disk: it is a path only if it is the image's own id and an extension.
+    The name comes from a file on disk: it is a path only if it is a hash and an extension. The hash is that
+    of the file itself, which is the request's image without its metadata: check it where it matters.
     """
-    name = re.fullmatch(r"(?:[0-9a-f]{2}/)?([0-9a-f]{64})(\.[a-z]{3,4})", str(kept or ""))
-    if name is None or name[1] != image_id:
+    name = _KEPT.fullmatch(str(kept or ""))
+    if name is None:
         return None
     path = images / name[1][:2] / (name[1] + name[2])
     return path if path.is_file() else None

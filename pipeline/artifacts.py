@@ -100,6 +100,10 @@ REFERENCE = pa.schema(
         ("saturation", pa.float32()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        (
+            "look",
+            pa.list_(pa.float32()),
+        ),  # pipeline.look's LOOKS; null where not measured: of many images, a few hundred are
         ("thumbnail", pa.binary()),  # JPEG, 96 px, for contact sheets beside production images
     ]
 )
@@ -279,6 +283,14 @@ class Workspace:
         return self.home / "queue"
 
     @property
+    def shadow_request(self) -> Path:
+        return self.home / "shadow.json"
+
+    @property
+    def shadow(self) -> Path:
+        return self.home / "shadow"
+
+    @property
     def evidently(self) -> Path:
         return self.home / "evidently"
 
@@ -423,14 +435,14 @@ LOG_FIELDS = (
     "request_id",
     "time",
     "model",
-    "image_id",
+    "image_id",  # sha256 of the bytes as received
     "label",
     "abstain",
     "probabilities",
     "embedding",
     "statistics",  # brightness, contrast, sharpness, saturation, width, height
     "source",
-    "kept",  # the file's name under log/images/, null where the image was not kept
+    "kept",  # <xx>/<sha256 of the kept bytes>.<ext> under log/images/, which carry no metadata; null: not kept
     "seconds",
 )
 

@@ -36,6 +36,11 @@ LOG_ROWS = Counter(
     "Rows of the prediction log: written, failed (disk), lost (no room to wait)",
     ["outcome"],
 )
+SHADOWED = Counter(
+    "visionloop_shadow",
+    "Requests that a challenger was asked beside the champion: answered, failed, left out (under load)",
+    ["outcome"],
+)
 MODEL = Gauge("visionloop_model_info", "1 for the bundle that answers", ["digest"], multiprocess_mode="max")
 LOSSY = Gauge(
     "visionloop_log_lossy",

@@ -53,19 +53,24 @@ class Segment:
     """One append-only file, locked for as long as it is open so that retention leaves it alone."""
 
     def __init__(self, path: Path, *, durable: bool) -> None:
-        made = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.size, self._durable = path, 0, durable
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(path, flags, 0o640)
+        # Locked before it has its name: retention and compaction take a segment that they can lock for a closed one.
+        unnamed = path.with_name(f".{path.name}.tmp")
+        self._file = os.open(unnamed, flags, 0o640)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unnamed.rename(path)
             if durable:
                 sync_folder(path.parent)
-                if made:
-                    sync_folder(path.parent.parent)
+                sync_folder(
+                    path.parent.parent
+                )  # another worker may have made the day, and not flushed it yet
         except OSError:
             os.close(self._file)
+            unnamed.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
 
     def append(self, data: bytes) -> None:
@@ -95,9 +100,9 @@ def keeps(image_id: str, rate: float) -> bool:
     return int(image_id[:12], 16) < rate * 16**12
 
 
-def kept_name(image_id: str, extension: str) -> str:
-    """The name under ``log/images/``; ``image_id`` is our own hash, never text from a client."""
-    return f"{image_id[:2]}/{image_id}{extension}"
+def kept_name(digest: str, extension: str) -> str:
+    """The name under ``log/images/`` of kept bytes by their own sha256, never by text from a client."""
+    return f"{digest[:2]}/{digest}{extension}"
 
 
 class PredictionLog:
@@ -119,6 +124,7 @@ class PredictionLog:
         self._writer = f"{os.getpid()}-{int(time.time())}-{secrets.token_hex(4)}"
         self._sequence = 0
         self._segment: Segment | None = None
+        self._flushed: set[Path] = set()  # image folders whose own entry is on disk
         self._waiting: queue.Queue[Entry | None] = queue.Queue(WAITING)
         self._wake = threading.Event()  # retention: much was written, or the end
         self._unchecked = 0  # bytes written since it looked
@@ -179,7 +185,7 @@ class PredictionLog:
             self._segment.close()
 
     def _commit(self, batch: list[Entry]) -> None:
-        """One flush. Whatever happens, every entry's future ends."""
+        """One flush. Whatever happens, every entry's future ends, and the writer goes on."""
         ready: list[Entry] = []
         try:
             folders = set()
@@ -187,13 +193,14 @@ class PredictionLog:
                 try:
                     folders |= self._keep(entry)
                     ready.append(entry)
-                except OSError as error:
+                except Exception as error:
                     self._fail([entry], error)
             for folder in folders:
                 sync_folder(folder)
             if ready:
                 self._rows(b"".join(entry.line for entry in ready))
-        except OSError as error:
+        except Exception as error:
+            self._flushed.clear()
             self._fail(ready, error)
             return
         self._observe("written", len(ready))
@@ -226,14 +233,13 @@ class PredictionLog:
             raise
 
     def _keep(self, entry: Entry) -> set[Path]:
-        """Write the image under its hash, bytes as received; the folders that want a flush."""
+        """Write the image under its hash; the folders that want a flush."""
         if entry.name is None:
             return set()
         target = self.folder / "images" / entry.name
         with contextlib.suppress(FileNotFoundError):
             os.utime(target)  # seen again: its time to live starts anew
             return {target.parent} if self._durable else set()  # another worker may have renamed it just now
-        made = not target.parent.exists()
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{self._writer}.tmp")
         try:
@@ -248,16 +254,20 @@ class PredictionLog:
             raise
         if not self._durable:
             return set()
-        return {target.parent, target.parent.parent, self.folder} if made else {target.parent}
+        if target.parent in self._flushed:
+            return {target.parent}
+        self._flushed.add(
+            target.parent
+        )  # made by this worker or by another, which may not have flushed it yet
+        return {target.parent, target.parent.parent, self.folder}
 
-    def _fail(self, entries: list[Entry], error: OSError) -> None:
+    def _fail(self, entries: list[Entry], error: Exception) -> None:
         self._observe("failed", len(entries))
         logger.error("%d rows of the prediction log could not be written: %s", len(entries), error)
         if self._durable:
+            reason = error.strerror if isinstance(error, OSError) else repr(error)
             for entry in entries:
-                entry.done.set_exception(
-                    StateError(f"the prediction log can't be written ({error.strerror})")
-                )
+                entry.done.set_exception(StateError(f"the prediction log can't be written ({reason})"))
 
     def _retain(self) -> None:
         """In a thread of its own: a walk over many images must not hold up the answers."""

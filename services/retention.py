@@ -26,7 +26,8 @@ class Kept:
 
     @property
     def image(self) -> bool:
-        return self.path.suffix != ".log"
+        """Whether its time is up after ``keep_days``: rows, in segments or in the archive, only go for want of room."""
+        return self.path.suffix not in (".log", ".parquet")
 
 
 def prune(folder: Path, *, keep_days: float, max_bytes: int, now: float | None = None) -> list[Path]:

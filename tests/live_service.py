@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
+
+from pipeline.artifacts import Workspace
+from pipeline.registry import Registry
+from tests import tiny_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 BENTOML = Path(sys.executable).parent / "bentoml"
@@ -37,6 +42,18 @@ def environment(store: Path, **extra: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
     }
     return kept | own | extra
+
+
+def make_workspace(place: Path, **serve: Any) -> Workspace:
+    """A folder with params.yaml and a champion."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "params.yaml").write_text(yaml.safe_dump({"serve": serve}))
+    workspace = Workspace(place, place / "var")
+    digest = tiny_bundle.make(place / "bundle")
+    registry = Registry(workspace.registry)
+    registry.add(place / "bundle")
+    registry.promote(digest, by="test", why="first")
+    return workspace
 
 
 class LiveService:

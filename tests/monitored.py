@@ -5,15 +5,16 @@ Images are small real PNGs; embeddings are drawn around class centres, so that n
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from monitoring.journal import Journal
 from pipeline.artifacts import (
     REFERENCE,
     STATISTICS,
@@ -23,7 +24,8 @@ from pipeline.artifacts import (
     write_json,
     write_table,
 )
-from pipeline.images import statistics
+from pipeline.images import LOOKS, decode, look, statistics
+from pipeline.metadata import stripped
 from pipeline.params import Label, Log, Params, Watch
 
 CLASSES = ("clean", "pit", "scratch")
@@ -42,6 +44,7 @@ class Shot:
     embedding: np.ndarray
     probabilities: np.ndarray
     numbers: dict[str, float]
+    look: dict[str, float]
 
 
 class World:
@@ -67,7 +70,26 @@ class World:
         probabilities = np.exp(logits - logits.max())
         numbers = statistics(picture) | {"width": 40, "height": 40}
         chance = probabilities / probabilities.sum()
-        return Shot(data, hashlib.sha256(data).hexdigest(), CLASSES[index], embedding, chance, numbers)
+        seen = look(picture)
+        return Shot(data, hashlib.sha256(data).hexdigest(), CLASSES[index], embedding, chance, numbers, seen)
+
+
+PATH = ("dataset_frozen", "training", "evaluating", "infra_validating", "promoted", "observing")
+
+
+def walked(journal: Journal, episode_id: str, state: str, *, now: datetime, **changes: Any) -> None:
+    """Lead an episode that is on its way to ``state``, by every state in between."""
+    episode = journal.episode(episode_id)
+    for name in PATH[PATH.index(episode.state) + 1 : PATH.index(state) + 1]:
+        episode = journal.move(episode, name, now=now, **changes)
+
+
+def commented(shot: Shot, comment: str) -> Shot:
+    """The same picture in a file that also holds a comment."""
+    stream, text = io.BytesIO(), PngImagePlugin.PngInfo()
+    text.add_text("Comment", comment)
+    Image.open(io.BytesIO(shot.data)).save(stream, format="PNG", pnginfo=text)
+    return replace(shot, data=stream.getvalue(), image_id=hashlib.sha256(stream.getvalue()).hexdigest())
 
 
 def workspace_at(root: Path) -> Workspace:
@@ -111,6 +133,7 @@ def _reference(shot: Shot) -> dict[str, Any]:
         "embedding": shot.embedding.tolist(),
         "width": 40,
         "height": 40,
+        "look": [shot.look[name] for name in LOOKS],
         "thumbnail": shot.data,
     } | {name: shot.numbers[name] for name in STATISTICS}
 
@@ -151,9 +174,13 @@ def answer(
         segment.parent.mkdir(parents=True, exist_ok=True)
         request_id = f"{writer}-{time.timestamp():.0f}-{number}"
         row = log_row(shot, model, request_id, time, source=source, kept=kept)
+        data, extension = stripped(shot.data, decode(shot.data)) if kept else (b"", "")
+        if kept:
+            digest = hashlib.sha256(data).hexdigest()
+            row["kept"] = f"{digest[:2]}/{digest}{extension}"
         with segment.open("ab") as stream:
             stream.write(encode_log_row(row))
         if kept:
             image = workspace.log / "images" / row["kept"]
             image.parent.mkdir(parents=True, exist_ok=True)
-            image.write_bytes(shot.data)
+            image.write_bytes(data)

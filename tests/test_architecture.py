@@ -23,12 +23,13 @@ ONLY_IN = {
     "bentoml": ("services/", "flows/release.py"),
     "great_expectations": ("pipeline/validate.py", "pipeline/expectations.py"),
     "evidently": ("monitoring/dashboard/",),
+    "fsspec": ("monitoring/archive.py",),
     "torch": LEARNING,
     "torchvision": LEARNING,
     "timm": LEARNING,
 }
-SERVICES_MAY = {"artifacts", "bundle", "images", "transforms", "registry", "params", "errors"}
-MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images"}
+SERVICES_MAY = {"artifacts", "bundle", "images", "metadata", "transforms", "registry", "params", "errors"}
+MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images", "metadata"}
 
 
 def modules() -> list[Path]:

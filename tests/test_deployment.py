@@ -168,7 +168,7 @@ def test_events_start_one_retrain_however_many_come(
     assert "does not wait for a retrain" in messages(deployed, second)
     with Journal(workspace.journal) as journal:
         assert journal.episode(EPISODE).state == "rejected"
-        assert [step.decision for step in journal.steps()].count("training") == 1
+        assert [step.decision for step in journal.steps()].count("dataset_frozen") == 1
 
 
 def waiting(server: PrefectServer, others: set[str]) -> dict[str, object]:

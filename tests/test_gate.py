@@ -572,6 +572,7 @@ def test_the_verb_writes_a_verdict_that_names_what_it_judged(
     keys = {"name", "outcome", "value", "ci95", "bound", "support", "would_flip", "kind", "decides", "detail"}
     assert all(set(check) == keys for check in verdict["checks"])
     assert verdict["summary"] in capsys.readouterr().out
+    assert verdict["format"] == "onnx"
     assert f"<dd><bdi>{verdict['challenger']}</bdi></dd>" in workspace.verdict_page.read_text()
     before = [path.read_bytes() for path in (workspace.verdict, workspace.verdict_page)]
     gate.run(workspace, PARAMS)

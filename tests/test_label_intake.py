@@ -1,11 +1,13 @@
 """Labels come back: checked first, all or nothing, split for good, and twice is once."""
 
 import csv
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,10 +28,35 @@ from monitoring.window import Log
 from pipeline.artifacts import MANIFEST, Workspace, digest_file, write_table
 from pipeline.errors import DataError
 from pipeline.registry import Registry
-from tests.monitored import CLASSES, SIZE, START, Shot, World, answer, params_for_tests, promote, workspace_at
+from tests.monitored import (
+    CLASSES,
+    SIZE,
+    START,
+    Shot,
+    World,
+    answer,
+    commented,
+    params_for_tests,
+    promote,
+    workspace_at,
+)
 
 PARAMS = params_for_tests()
 NOW = START + timedelta(days=1)
+
+
+EPISODE = Episode(
+    id="abcdef0123456789",
+    version=1,
+    state="awaiting_labels",
+    champion="c" * 64,
+    reference="r" * 64,
+    window="w",
+    since=START,
+    opened=START,
+    changed=START,
+    why="darker",
+)
 
 
 def asked(
@@ -41,18 +68,7 @@ def asked(
     answer(workspace, digest, [world.shot() for _ in range(40)], source=source)
     window = Log(workspace.log, digest, CLASSES, SIZE, since=START).next_window(500, 1)
     assert window is not None
-    episode = Episode(
-        id="abcdef0123456789",
-        version=1,
-        state="awaiting_labels",
-        champion=digest,
-        reference="r" * 64,
-        window="w",
-        since=START,
-        opened=START,
-        changed=START,
-        why="darker",
-    )
+    episode = replace(EPISODE, champion=digest)
     if open_episode:
         with Journal(workspace.journal) as journal:
             journal.begin(episode)
@@ -110,6 +126,41 @@ def test_the_same_file_twice_changes_nothing(tmp_path: Path) -> None:
     assert snapshot(workspace) == before
     assert (again.labels, again.known) == ([], 20)
     assert "20 already in data/labels.csv" in again.text
+
+
+def test_a_picture_is_labelled_under_one_id_whatever_its_file_says_beside(tmp_path: Path) -> None:
+    workspace, world = workspace_at(tmp_path), World(1)
+    digest = promote(workspace, [world.shot() for _ in range(60)])
+    plain = [world.shot() for _ in range(30)]
+    sent = [commented(shot, "by Ann") for shot in plain]
+    answer(workspace, digest, [*sent, *(commented(shot, "by Bob") for shot in plain)])
+    window = Log(workspace.log, digest, CLASSES, SIZE, since=START).next_window(500, 1)
+    assert window is not None
+    measure = yardstick(load(Registry(workspace.registry), digest), 0.01)
+    items = write(workspace, EPISODE, window, measure, PARAMS)
+    assert len(items) == len({item.dhash for item in items}) == 20
+    assert {item.received for item in items} <= {row.image_id for row in window.rows}
+    assert all(item.image_id != item.received for item in items)
+    # The data set holds one of them, as it was sent.
+    held = [row.image_id for row in window.rows if row.kept_id == items[0].image_id]
+    table = {name: held if name == "image_id" else [None] * 2 for name in MANIFEST.names}
+    write_table(workspace.manifest, pa.table(table, schema=MANIFEST))
+    answers = filled(workspace, {item.image_id: "pit" for item in items})
+    first = taken(workspace, answers, domain="line-b")
+    assert (len(first.labels), first.trained) == (19, 1)
+    # Somebody labels the same pictures again, from the files of the camera.
+    for shot in sent:
+        path = tmp_path / "folder/pit" / f"{shot.image_id[:8]}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(shot.data)
+    second = taken(workspace, tmp_path / "folder", domain="line-b")
+    assert (len(second.labels), second.known, second.trained) == (10, 19, 1)
+    assert taken(workspace, tmp_path / "folder", domain="line-b").labels == []
+    for label in read_labels(workspace.labels):
+        data = (workspace.root / label.path).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == label.image_id
+        assert b"Ann" not in data
+        assert b"Bob" not in data
 
 
 def test_splits_are_frozen_when_more_labels_come(tmp_path: Path) -> None:
@@ -250,6 +301,80 @@ def test_label_studios_export_is_read_and_hints_never_become_labels(tmp_path: Pa
     path.write_text(json.dumps(tasks), encoding="utf-8")
     with pytest.raises(DataError, match="'clean' here and 'pit' before"):
         taken(workspace, path)
+
+
+def exported(workspace: Workspace, tasks: list[dict]) -> Path:
+    path = workspace.root / "export.json"
+    path.write_text(json.dumps(tasks), encoding="utf-8")
+    return path
+
+
+def test_a_row_of_json_min_is_an_annotation(tmp_path: Path) -> None:
+    """As Label Studio's converter writes it: `data`, then a key by control, `annotator`, `lead_time`, all flat."""
+    workspace, items = asked(tmp_path)
+    rows = [
+        {
+            "image": f"/data/local-files/?d={item.file}",
+            "image_id": item.image_id,
+            "why": "random",
+            "id": number,
+        }
+        | {"label": "pit", "annotator": 7, "annotation_id": number, "lead_time": 3.2}
+        for number, item in enumerate(items[:6])
+    ]
+    del rows[3]["label"]  # submitted without a choice
+    rows[4]["lead_time"] = None  # created from the prediction
+    rows[5] |= {
+        "image": f"/data/upload/1/5b1e3483-{items[5].image_id}.png",
+        "image_id": None,
+    }  # uploaded by hand
+    result = taken(workspace, exported(workspace, rows))
+    assert {label.image_id for label in result.labels} == {items[index].image_id for index in (0, 1, 2, 5)}
+    assert {(label.label, label.labelled_by) for label in result.labels} == {("pit", "7")}
+    assert (result.empty, result.hints) == (1, 1)
+    rows[0]["label"] = {"choices": ["pit", "clean"]}
+    with pytest.raises(DataError, match="is 'clean' here and 'pit' before"):
+        taken(workspace, exported(workspace, rows))
+
+
+def test_annotations_that_label_studio_made_of_hints_are_no_labels(tmp_path: Path) -> None:
+    """Its "Create Annotations From Predictions" submits every hint at once, under the name of who clicked."""
+    workspace, items = asked(tmp_path)
+    tasks = export(items[:4])
+    for task in tasks[:2]:
+        task["annotations"][0] |= {"parent_prediction": 11, "lead_time": None}
+    tasks[2]["annotations"][0] |= {"parent_prediction": 12, "lead_time": 4.1}  # a person opened it and agreed
+    tasks[3]["drafts"] = tasks[3].pop("annotations")
+    tasks[3]["annotations"] = []
+    result = taken(workspace, exported(workspace, tasks))
+    assert [label.image_id for label in result.labels] == [items[2].image_id]
+    assert (result.empty, result.hints) == (1, 2)
+    assert "2 left out: annotations that Label Studio made of the hints" in result.text
+
+
+def test_annotators_who_disagree_are_named_and_nothing_is_taken(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    tasks = export(items[:3], "pit")
+    other = export(items[:1], "clean")[0]["annotations"][0]
+    agrees = export(items[1:2], "pit")[0]["annotations"][0] | {"completed_by": 9}
+    tasks[0]["annotations"].append(other | {"completed_by": {"id": 8, "email": "ben@example.org"}})
+    tasks[1]["annotations"].append(agrees)
+    before = snapshot(workspace)
+    with pytest.raises(
+        DataError, match=r"1 answers need a look.*\n.*annotators 7 and ben@example.org disagree"
+    ):
+        taken(workspace, exported(workspace, tasks))
+    assert snapshot(workspace) == before
+    tasks[0]["annotations"][1]["was_cancelled"] = True  # ben skipped it after all
+    assert len(taken(workspace, exported(workspace, tasks)).labels) == 3
+
+
+def test_a_list_of_tasks_without_their_annotations_is_no_export(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    tasks = export(items[:2])
+    tasks[1]["annotations"] = [17]  # ids alone, as Label Studio's API lists tasks
+    with pytest.raises(DataError, match=r"export.json task 1: its annotations are missing"):
+        taken(workspace, exported(workspace, tasks))
 
 
 @pytest.mark.parametrize(

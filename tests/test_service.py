@@ -10,20 +10,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
 from pipeline.artifacts import Workspace, decode_log_line
 from pipeline.params import Params
 from pipeline.registry import Registry
 from services.bento import build, folder
-from tests import tiny_bundle
-from tests.live_service import BENTOML, DEVELOPMENT, LiveService, environment, free_port
+from tests.live_service import BENTOML, DEVELOPMENT, LiveService, environment, free_port, make_workspace
 
 pytestmark = pytest.mark.slow
 
@@ -32,18 +29,6 @@ def jpeg(colour: tuple[int, int, int]) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (64, 48), colour).save(stream, "JPEG")
     return stream.getvalue()
-
-
-def make_workspace(place: Path, **serve: Any) -> Workspace:
-    """A folder with params.yaml and a champion."""
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "params.yaml").write_text(yaml.safe_dump({"serve": serve}))
-    workspace = Workspace(place, place / "var")
-    digest = tiny_bundle.make(place / "bundle")
-    registry = Registry(workspace.registry)
-    registry.add(place / "bundle")
-    registry.promote(digest, by="test", why="first")
-    return workspace
 
 
 def logged(workspace: Workspace) -> Counter[str]:
@@ -137,36 +122,6 @@ def test_a_port_in_use_is_one_clear_sentence(service: LiveService, workspace: Wo
     assert done.returncode == 1
     assert f"port {service.port} on 127.0.0.1 can't be had (Address already in use)" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_kill_and_restart_lose_no_answer(service: LiveService, workspace: Workspace) -> None:
-    acknowledged: list[str] = []
-    stop = threading.Event()
-
-    def client() -> None:
-        while not stop.is_set():
-            try:
-                status, body = service.predict(jpeg((200, 30, 40)))
-            except (OSError, HTTPException):  # it was killed while it answered
-                return
-            if status == 200:
-                acknowledged.append(body["request_id"])
-
-    threads = [threading.Thread(target=client) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    stop.wait(1.5)
-    service.kill()
-    for thread in threads:
-        thread.join(40)
-    before = len(acknowledged)
-    service.start()
-    service.wait_until_ready()
-    assert service.predict(jpeg((200, 30, 40)))[0] == 200
-    assert before > 10
-    rows = logged(workspace)
-    assert [request for request in acknowledged if rows[request] != 1] == []
-    assert max(rows.values()) == 1
 
 
 @pytest.fixture

@@ -344,6 +344,16 @@ def test_classes_that_the_champion_does_not_know_are_no_part_of_the_comparison(t
     assert "nothing can be compared" in stranger.text
 
 
+def test_a_quantised_network_that_was_judged_is_named(
+    judged: tuple[Path, list[dict[str, Any]], pa.Table, pa.Table],
+) -> None:
+    root, rows, ours, theirs = judged
+    said = verdict("REJECT", compared(rows, ours, theirs), THEIRS)
+    for form, named in (("onnx", False), ("int8", True)):
+        text = Seen(drawn(root, said | {"format": form}, ours, theirs)).text
+        assert ("its INT8 network" in text) is named
+
+
 def test_the_same_inputs_give_the_same_bytes(
     judged: tuple[Path, list[dict[str, Any]], pa.Table, pa.Table],
 ) -> None:

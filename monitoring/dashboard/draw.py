@@ -51,7 +51,7 @@ def draw(stream: Stream, steps: Sequence[Step]) -> int:
         window = None if before is not None and told else _window(stream, step)
         if window is None:
             continue
-        correct = [hits[row.image_id] == row.label for row in window.rows if row.image_id in hits]
+        correct = [hits[row.kept_id] == row.label for row in window.rows if row.kept_id in hits]
         if before is None or before["labels"] != len(correct):
             wanted.append(_point(stream, step, window, correct))
     if wanted:

@@ -1,0 +1,275 @@
+"""The archive: the prediction log's closed segments as Parquet, ``date=<day written>/model=<digest>/`` below
+``log.archive``, which any engine that knows Hive partitions reads as one table.
+
+A part is one model's rows of one segment and is named after it, with the bytes that the segment had:
+``<segment>.<bytes>.parquet``. Written again it is the same file, so no row is ever there twice; and a cursor in the
+segment stays one in the part, since each row keeps its ``offset``.
+"""
+
+import base64
+import binascii
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+from fsspec.implementations.arrow import ArrowFSWrapper
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.artifacts import LOG_FIELDS, STATISTICS, atomic_path, decode_log_line
+from pipeline.errors import DataError, ParamsError, StateError
+
+NUMBERS = (*STATISTICS, "width", "height")
+SCHEMA = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("time", pa.timestamp("us", "UTC")),
+        ("image_id", pa.string()),
+        ("label", pa.string()),
+        ("abstain", pa.bool_()),
+        ("probabilities", pa.map_(pa.string(), pa.float64())),
+        ("embedding", pa.list_(pa.float16())),
+        *((name, pa.float64()) for name in STATISTICS),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("source", pa.string()),
+        ("kept", pa.string()),
+        ("seconds", pa.float64()),
+        ("offset", pa.int64()),  # of the row's line in its segment
+        ("extra", pa.string()),  # JSON of what else the row held; null: nothing
+    ]
+)
+_PART = re.compile(r"date=(?P<date>[^/]+)/model=(?P<model>[^/]+)/(?P<name>[^/]+)\.(?P<end>\d+)\.parquet$")
+_BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, binascii.Error)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model's rows of one segment; ``end`` is the segment's size in bytes, torn tail left out."""
+
+    path: str
+    segment: str  # <date>/<name>.log, as it lay below the log
+    model: str
+    end: int
+
+    @property
+    def date(self) -> str:
+        return self.segment.partition("/")[0]
+
+
+class Archive:
+    """Parts below ``url`` (a path or any fsspec URL; None: ``archive/`` in the log's own folder).
+
+    Raises:
+        ParamsError: the URL can't be used here.
+    """
+
+    def __init__(self, log: Path, url: str | None) -> None:
+        try:
+            self._files, self.root = _file_system(url or str(log.absolute() / "archive"))
+        except (ImportError, ValueError, OSError) as error:
+            raise ParamsError(f"log.archive {url!r} can't be used: {error}") from error
+        self._local = isinstance(self._files, LocalFileSystem)
+
+    def parts(self, model: str = "*", since: str = "") -> list[Part]:
+        """Those of ``model`` that were written on the day ``since`` or later, oldest first."""
+        self._files.invalidate_cache()
+        pattern = f"{self.root}/date=*/model={model if model == '*' else quote(model, safe='')}/*.parquet"
+        found = []
+        for path in sorted(self._files.glob(pattern)):
+            named = _PART.search(path)
+            if named and named["date"] >= since:
+                segment = f"{named['date']}/{named['name']}.log"
+                found.append(Part(path, segment, unquote(named["model"]), int(named["end"])))
+        return found
+
+    def write(self, segment: str, model: str, end: int, rows: Sequence[dict[str, Any]], age: float) -> Part:
+        """Write a part whole, or not at all, and read back what the store has of it. ``age``: its mtime, where local.
+
+        Raises:
+            StateError: the store holds another number of rows than was written.
+        """
+        date, name = segment.removesuffix(".log").split("/")
+        path = f"{self.root}/date={date}/model={quote(model, safe='')}/{name}.{end}.parquet"
+        self._put(path, _parquet(rows))
+        if self._local:
+            os.utime(path, (age, age))  # retention takes the oldest first
+        with self._files.open(path, "rb") as stream:
+            stored = pq.read_metadata(stream).num_rows
+        if stored != len(rows):
+            raise StateError(
+                f"{path} holds {stored} rows instead of {len(rows)}: the segment stays, run it again"
+            )
+        return Part(path, segment, model, end)
+
+    def read(self, part: Part, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(offset in the segment, row as the log had it) of the rows from ``start`` on.
+
+        Raises:
+            DataError: the part can't be read.
+        """
+        for row in _rows(self._table(part), part.model):
+            if row["offset"] >= start:
+                yield row.pop("offset"), row
+
+    def drop(self, part: Part, requests: set[str]) -> int:
+        """Take these requests' rows out of a part; how many there were."""
+        table = self._table(part)
+        kept = [row["request_id"] not in requests for row in table.select(["request_id"]).to_pylist()]
+        if all(kept):
+            return 0
+        if not any(kept):
+            self.remove(part)
+            return len(kept)
+        modified = Path(part.path).stat().st_mtime if self._local else 0.0
+        self._put(part.path, _encoded(table.filter(pa.array(kept))))
+        if self._local:
+            os.utime(part.path, (modified, modified))
+        return kept.count(False)
+
+    def remove(self, part: Part) -> None:
+        self._files.rm_file(part.path)
+
+    def _table(self, part: Part) -> pa.Table:
+        try:
+            with self._files.open(part.path, "rb") as stream:
+                return pq.read_table(stream, schema=SCHEMA)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(
+                f"{part.path} can't be read ({error}): restore it, or remove it to go on without"
+            ) from error
+
+    def _put(self, path: str, data: bytes) -> None:
+        if self._local:
+            with atomic_path(Path(path)) as temporary:
+                temporary.write_bytes(data)
+            return
+        try:
+            self._files.pipe_file(path, data)  # an object store shows an object when it is whole
+        except FileNotFoundError:
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(path, data)
+
+
+def every_row(log: Path, url: str | None) -> Iterator[dict[str, Any] | None]:
+    """All rows of segments and archive, each once, in no order; None for a damaged line. What was erased is passed over."""
+    segments = sorted(log.glob("[0-9]*/*.log"))
+    live = {path.relative_to(log).as_posix() for path in segments}
+    archive = Archive(log, url)
+    for part in archive.parts():
+        if part.segment not in live:  # in both only where a compaction was killed
+            yield from (row for _, row in archive.read(part))
+    for path in segments:
+        try:
+            stream = path.open("rb")
+        except FileNotFoundError:  # compacted, or removed, since it was listed
+            name = path.relative_to(log).as_posix()
+            for part in archive.parts():
+                if part.segment == name:
+                    yield from (row for _, row in archive.read(part))
+            continue
+        with stream:
+            yield from (decode_log_line(line) for line in stream if not line.isspace())
+
+
+@contextlib.contextmanager
+def alone(log: Path) -> Iterator[None]:
+    """One compaction or deletion at a time; the kernel lets go of the lock however its holder ends.
+
+    Raises:
+        StateError: another is at work.
+    """
+    log.mkdir(parents=True, exist_ok=True)
+    with (log / ".archive.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(
+                f"another compaction or deletion is at work in {log}: run the command again"
+            ) from error
+        yield
+
+
+def typed(row: dict[str, Any], offset: int) -> dict[str, Any] | None:
+    """A log row as the archive has it, or None where a field is not what the log's contract says."""
+    try:
+        time = datetime.fromisoformat(row["time"])
+        statistics = dict(row["statistics"])
+        extra = {name: value for name, value in row.items() if name not in LOG_FIELDS}
+        found = {
+            "request_id": str(row["request_id"]),
+            "time": time if time.tzinfo else time.replace(tzinfo=UTC),
+            "abstain": bool(row["abstain"]),
+            "probabilities": [(str(name), float(value)) for name, value in row["probabilities"].items()],
+            "embedding": np.frombuffer(base64.b64decode(row["embedding"], validate=True), "<f2"),
+            "seconds": float(row["seconds"]),
+            "offset": offset,
+            **{
+                name: None if row[name] is None else str(row[name])
+                for name in ("image_id", "label", "source", "kept")
+            },
+            **{name: float(statistics.pop(name)) for name in STATISTICS if name in statistics},
+            **{name: int(statistics.pop(name)) for name in ("width", "height") if name in statistics},
+        }
+        extra |= {"statistics": statistics} if statistics else {}
+        return found | {"extra": json.dumps(extra) if extra else None}
+    except _BROKEN:
+        return None
+
+
+def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names if name != "embedding"}
+    sizes = np.cumsum([0, *(len(row["embedding"]) for row in rows)], dtype=np.int32)
+    values = np.concatenate([row["embedding"] for row in rows]) if rows else np.zeros(0, np.float16)
+    arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
+    arrays["embedding"] = pa.ListArray.from_arrays(pa.array(sizes), pa.array(values.astype(np.float16)))
+    return _encoded(pa.table([arrays[name] for name in SCHEMA.names], schema=SCHEMA))
+
+
+def _encoded(table: pa.Table) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(table, stream, compression="zstd")
+    return stream.getvalue()
+
+
+def _rows(table: pa.Table, model: str) -> Iterator[dict[str, Any]]:
+    embeddings = table.column("embedding").combine_chunks()
+    flat, ends = embeddings.values.to_numpy(zero_copy_only=False), embeddings.offsets.to_numpy()
+    for index, entry in enumerate(table.drop_columns(["embedding"]).to_pylist()):
+        extra = json.loads(entry.pop("extra") or "{}")
+        numbers = {name: value for name in NUMBERS if (value := entry.pop(name)) is not None}
+        vector = flat[ends[index] : ends[index + 1]].astype("<f2").tobytes()
+        yield (
+            entry
+            | extra
+            | {
+                "model": model,
+                "time": entry["time"].isoformat(timespec="microseconds"),
+                "probabilities": dict(entry["probabilities"]),
+                "embedding": base64.b64encode(vector).decode("ascii"),
+                "statistics": numbers | extra.get("statistics", {}),
+            }
+        )
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """fsspec's for ``url``; Arrow's own (s3, gs, hdfs) where fsspec wants a package that is not installed."""
+    try:
+        files, root = fsspec.url_to_fs(url)
+    except ImportError:
+        own, root = pyarrow.fs.FileSystem.from_uri(url)
+        files = ArrowFSWrapper(own)
+    return files, root.rstrip("/")
