@@ -167,7 +167,7 @@ def test_events_start_one_retrain_however_many_come(
     second = run_of(deployed, "retrain", 2)  # the second: the automation has started no other
     assert "does not wait for a retrain" in messages(deployed, second)
     with Journal(workspace.journal) as journal:
-        assert journal.episode(EPISODE).state == "rejected"
+        assert journal.episode(EPISODE).state == "needs_human"
         assert [step.decision for step in journal.steps()].count("dataset_frozen") == 1
 
 
