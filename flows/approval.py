@@ -113,6 +113,7 @@ def expire(workspace: Workspace, params: Params, *, now: datetime) -> list[str]:
         FlowRunFilterStateType,
     )
     from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.responses import SetStateStatus
 
     limit = timedelta(hours=params.release.approval_timeout_hours)
     paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
@@ -129,8 +130,8 @@ def expire(workspace: Workspace, params: Params, *, now: datetime) -> list[str]:
                 continue
             why = f"no answer within {params.release.approval_timeout_hours:g} h (release.approval_timeout_hours)"
             answer = {"name": "nobody", "why": why, "decision": "reject"}
-            client.resume_flow_run(run.id, run_input=answer)
-            ended.append(run.name)
+            if client.resume_flow_run(run.id, run_input=answer).status == SetStateStatus.ACCEPT:
+                ended.append(run.name)
     return ended
 
 

@@ -117,7 +117,7 @@ def test_an_open_episode_heads_the_page_with_figures_links_and_the_next_command(
         "Volume",
     ):
         assert title in found.words
-    assert "Accuracy" not in found.words  # nothing was estimated, nothing labelled
+    assert "estimated accuracy" in found.words
     linked = {(workspace.monitoring / unquote(link)).resolve() for link in found.links}
     assert {path.name for path in linked} == {"contact-sheet.png", "explanation.txt", "README.txt"}
     assert all(path.is_file() for path in linked)

@@ -7,6 +7,7 @@ from typing import Any
 from monitoring.journal import Episode, Step
 from monitoring.page.points import Point
 from monitoring.page.words import clock, duration, escaped, interval, number, percent
+from monitoring.states import STANDING
 from monitoring.words import MEANING
 from pipeline.registry import Champion
 
@@ -19,14 +20,23 @@ TITLES = {
     "suppressed": ("Nothing is done, on purpose", "open"),
 }
 EPISODES = {
-    "drift_open": "Drift: the label queue is being written",
-    "awaiting_labels": "Drift: labels are awaited",
-    "needs_human": "Drift: a person is needed",
-    "training": "Drift: a challenger is being trained",
-    "rejected": "Drift: the challenger was not promoted",
-    "failed": "Drift: the retrain broke",
-    "observing": "A new champion is being observed",
+    "drift_open": "the label queue is being written",
+    "awaiting_labels": "labels are awaited",
+    "needs_human": "a person is needed",
+    "dataset_frozen": "a challenger is being trained",
+    "training": "a challenger is being trained",
+    "evaluating": "the challenger is evaluated",
+    "infra_validating": "the challenger's service is tried",
+    "shadow": "the challenger answers in shadow",
+    "rejected": "the challenger was not promoted",
+    "failed": "the retrain broke",
 }
+DUE = {
+    "needs_human": "a person is needed",
+    "retrain": "a retrain is due",
+    "release": "the challenger's release is due",
+}
+"""What the last wake-up said, where that says more than the episode's state."""
 
 
 def head(
@@ -38,7 +48,7 @@ def head(
     next_command: str,
     now: datetime,
 ) -> str:
-    """The page's first block. ``steps`` oldest first; ``found`` the windows' points, oldest first."""
+    """The page's first block. ``steps`` and the champion's points ``found``, oldest first."""
     title, kind = _title(episode, steps)
     sentence = _sentence(champion, episode, steps, found, now)
     command = f'<p>Next: <code class="next">{escaped(next_command)}</code></p>' if next_command else ""
@@ -47,15 +57,12 @@ def head(
 
 def _title(episode: Episode | None, steps: Sequence[Step]) -> tuple[str, str]:
     if episode is not None:
-        if steps and steps[-1].decision in ("needs_human", "retrain") and steps[-1].episode == episode.id:
-            word = (
-                "a person is needed"
-                if steps[-1].decision == "needs_human"
-                else "labels are back, a retrain is due"
-            )
-            return f"Drift: {word}", "bad"
-        words = EPISODES.get(episode.state) or f"Drift: {episode.state.replace('_', ' ')}"
-        return words, "open" if episode.state == "observing" else "bad"
+        if episode.state in STANDING:
+            return "A new champion is being observed", "open"
+        last = _last(steps)
+        due = DUE.get(last.decision) if last and last.episode == episode.id else None
+        words = due or EPISODES.get(episode.state, episode.state.replace("_", " "))
+        return f"{episode.trigger.replace('_', ' ').capitalize()}: {words}", "bad"
     last = _last(steps)
     if last is None:
         return "Nothing was watched yet", "open"
@@ -79,12 +86,19 @@ def _sentence(
     said = last.reason.rstrip(".") if last else "run the watch once"
     said = f"{said[:1].upper()}{said[1:]}."
     if episode is not None:
-        began = f"Since {clock(episode.since)} UTC ({duration(now - episode.since)}) production is not what the champion learned."
-        return f"{began} {said}{_standing(found)}"
+        if episode.trigger == "drift" and episode.state not in STANDING:
+            began = f"{_since(episode.since, now)} production is not what the champion learned"
+        else:
+            began = f"{_since(episode.opened, now)} an episode is open"
+        return f"{began}. {said}{_standing(found)}"
     who = (
         f" Champion {champion.digest[:12]} since {champion.since[:16].replace('T', ' ')}." if champion else ""
     )
     return f"{said}{'' if 'evidence' in said else _standing(found)}{who}"
+
+
+def _since(time: datetime, now: datetime) -> str:
+    return f"Since {clock(time)} UTC ({duration(now - time)})"
 
 
 def _standing(found: Sequence[Point]) -> str:

@@ -70,7 +70,10 @@ def _accuracy(found: Sequence[Point], axis: Axis) -> Chart:
     estimates = [(point.time, point.estimate) for point in found if point.estimate]
     chart.band(_bounds(estimates), 0)
     chart.line([(time, one.value) for time, one in estimates], 0, "estimated")
-    labelled = [(point.time, point.labelled) for point in found if point.labelled]
+    labelled: list[tuple[datetime, Accuracy]] = []  # once for what is new, not for each look
+    for point in found:
+        if point.labelled and (not labelled or labelled[-1][1] != point.labelled):
+            labelled.append((point.time, point.labelled))
     if labelled:
         chart.whiskers(_bounds(labelled), 1)
         chart.dots([(time, one.value) for time, one in labelled], 1, "labelled")

@@ -102,7 +102,8 @@ def _merged(some: Sequence[Point]) -> Point:
         threshold=_last(some, lambda point: point.threshold),
         mmd=_mean(some, lambda point: point.mmd),
         estimate=_together([point.estimate for point in some]),
-        labelled=_together([point.labelled for point in some]),
+        # The labels of an episode so far: the last row holds those before it.
+        labelled=next((point.labelled for point in reversed(some) if point.labelled), None),
         abstained=_mean(some, lambda point: point.abstained),
         counts=counts,
         means={name: _mean(some, lambda point, name=name: point.means.get(name)) or 0.0 for name in names},  # type: ignore[misc]
@@ -141,5 +142,4 @@ def _together(found: Sequence[Accuracy | None]) -> Accuracy | None:
         sum(one.value for one in known) / len(known),
         sum(low) / len(low) if low else None,
         sum(high) / len(high) if high else None,
-        sum(one.n for one in known),
     )

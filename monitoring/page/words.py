@@ -10,8 +10,9 @@ LONGEST = 600
 
 def escaped(text: object) -> str:
     """For HTML text and attributes; control and bidirectional signs are shown, not obeyed."""
-    shown = "".join(sign if sign.isprintable() else "·" for sign in str(text)[:LONGEST])
-    return html.escape(shown, quote=True)
+    whole = str(text)
+    cut = whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 1]}…"
+    return html.escape("".join(sign if sign.isprintable() else "·" for sign in cut), quote=True)
 
 
 def percent(share: float) -> str:

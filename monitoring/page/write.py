@@ -41,14 +41,20 @@ def page(workspace: Workspace, journal: Journal, steps: Sequence[Step], *, now: 
     episodes = journal.episodes()
     opened = [episode for episode in episodes if episode.is_open]
     found = points(steps)
-    zones = [(episode.since, now if episode.is_open else episode.changed) for episode in episodes]
+    zones = [
+        (
+            episode.since if episode.trigger == "drift" else episode.opened,
+            now if episode.is_open else episode.changed,
+        )
+        for episode in episodes
+    ]
     axis = _axis(found, steps, zones, [move.time for move in moves], now)
     body = [
         head(
             champion,
             opened[-1] if opened else None,
             steps,
-            found,
+            [point for point in found if champion is None or point.time >= _utc(champion.since)],
             next_command=_next(workspace, journal),
             now=now,
         ),
