@@ -58,17 +58,37 @@ class Archive:
             raise ParamsError(f"log.archive {url!r} can't be used: {error}") from error
         self._local = isinstance(self._files, LocalFileSystem)
 
-    def parts(self, model: str = "*", since: str = "") -> list[Part]:
-        """Those of ``model`` that were written on the day ``since`` or later, oldest first."""
+    def parts(self, model: str | None = None, since: str = "") -> list[Part]:
+        """Those of ``model`` (None: of all) that were written on the day ``since`` or later, oldest first.
+
+        Raises:
+            StateError: the archive can't be listed. It is not taken for empty: a watch would pass over its rows.
+        """
         self._files.invalidate_cache()
-        pattern = f"{self.root}/date=*/model={model if model == '*' else quote(model, safe='')}/*.parquet"
+        own = None if model is None else f"model={quote(model, safe='')}"
+        days = [day for day in self._names(self.root, "date=") if day.rpartition("date=")[2] >= since]
+        models = [
+            path
+            for day in days
+            for path in self._names(day, "model=")
+            if own in (None, path.rpartition("/")[2])
+        ]
         found = []
-        for path in sorted(self._files.glob(pattern)):
-            named = _PART.search(path)
-            if named and named["date"] >= since:
+        for path in (path for one in models for path in self._names(one, "")):
+            if named := _PART.search(path):
                 segment = f"{named['date']}/{named['name']}.log"
                 found.append(Part(path, segment, unquote(named["model"]), int(named["end"])))
         return found
+
+    def _names(self, folder: str, prefix: str) -> list[str]:
+        """Paths in a folder, sorted. Not by ``glob``: it takes a store that does not answer for an empty one."""
+        try:
+            paths = [str(path).rstrip("/") for path in self._files.ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StateError(f"the archive {folder} (log.archive) can't be listed: {error}") from error
+        return sorted(path for path in paths if path.rpartition("/")[2].startswith(prefix))
 
     def write(self, segment: str, model: str, end: int, rows: Sequence[dict[str, Any]], age: float) -> Part:
         """Write a part whole, or not at all, and read back what the store has of it. ``age``: its mtime, where local.

@@ -11,6 +11,7 @@ import fsspec
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from monitoring.archive import Archive, alone, every_row
 from monitoring.archived_rows import typed
@@ -209,6 +210,17 @@ def test_the_archive_lies_where_a_url_says(tmp_path: Path, url: str) -> None:
 def test_a_url_that_nobody_understands_is_named(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"log\.archive 'nonsense://x'"):
         Archive(tmp_path, "nonsense://x")
+
+
+def test_a_store_that_does_not_answer_is_an_error_not_an_empty_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(self: object, path: str, **options: object) -> list[str]:
+        raise TimeoutError(f"no answer for {path}")
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", silent)
+    with pytest.raises(StateError, match=r"can't be listed: no answer for /bucket"):
+        reader(logged(tmp_path), archive="memory://bucket")
 
 
 def test_a_damaged_part_is_an_error_not_a_gap(tmp_path: Path) -> None:
