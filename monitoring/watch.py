@@ -15,6 +15,7 @@ from pathlib import Path
 
 from monitoring import contact_sheet, dashboard, label_queue
 from monitoring.drift import Decision
+from monitoring.faults import looks_of
 from monitoring.journal import Episode, Journal, Step, mark_promoted, retrains_since, supersede
 from monitoring.policy import Action, Situation, decide
 from monitoring.risk import labelled
@@ -158,7 +159,7 @@ class _Wake:
         reason = words if episode else action.reason
         if kind == "drift_open":
             shifted = self.stream.since(since or window.rows[0].time, EXPLAINED) or window
-            reason = f"{explain(self.stream.measure, shifted, self.images).text} {words}"
+            reason = f"{self._explained(shifted).text} {words}"
         step = Step(
             time=self.now,
             decision=kind,
@@ -180,6 +181,9 @@ class _Wake:
             self.stream.save(self.journal)
             self.journal.record(step)
         self.seen.append(Seen(window, decision))
+
+    def _explained(self, window: Window) -> Explanation:
+        return explain(self.stream.measure, window, looks_of(window, self.images))
 
     def _new_episode(self, window: Window, since: datetime | None, why: str) -> Episode:
         reference = self.stream.measure.reference.digest
@@ -236,7 +240,7 @@ class _Wake:
     def _ask(self, episode: Episode) -> tuple[Episode, Explanation]:
         """Explain the drift, write its queue, and wait for labels. A kill in between: the next wake-up does it."""
         window = self.stream.since(episode.since, EXPLAINED) or self.seen[-1].window
-        explanation = explain(self.stream.measure, window, self.images)
+        explanation = self._explained(window)
         self._write_evidence(episode, window, explanation)
         items = label_queue.write(self.workspace, episode, window, self.stream.measure, self.stream.params)
         queue = self._named(label_queue.folder_of(self.workspace, episode.id))
