@@ -41,7 +41,9 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--work", type=Path, default=ROOT / "var/bench/drift", help="default: var/bench/drift")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "var/bench/drift", help="default: var/bench/drift"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
     parser.add_argument("--null", type=int, default=200, help="draws without drift, a set and n")

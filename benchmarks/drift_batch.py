@@ -84,7 +84,18 @@ def judge(work: Path, names: Sequence[str] = tuple(EVERY)) -> list[Judgement]:
         module = "benchmarks.rivals.drift_run" if foreign else "benchmarks.drift_ours"
         python = str(DRIFT_PYTHON) if foreign else sys.executable
         every, quiet = EVERY[name]
-        command = [python, "-m", module, name, "--work", str(work), "--every", str(every), "--quiet-every", str(quiet)]
+        command = [
+            python,
+            "-m",
+            module,
+            name,
+            "--work",
+            str(work),
+            "--every",
+            str(every),
+            "--quiet-every",
+            str(quiet),
+        ]
         done = subprocess.run(
             command, cwd=ROOT, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -29,12 +29,17 @@ def draw(result: dict[str, Any], place: Path) -> None:
     figure = Figure(figsize=(13, 6.4), dpi=120, layout="constrained")
     for axes, (kind, title) in zip(figure.subplots(2, 3, sharey=True).ravel(), TITLES.items(), strict=True):
         own = sorted(
-            (c for c in cells if (c["shift"], c["n"], c["share"]) == (kind, N, SHARE)), key=lambda c: c["level"]
+            (c for c in cells if (c["shift"], c["n"], c["share"]) == (kind, N, SHARE)),
+            key=lambda c: c["level"],
         )
         for name, (colour, width) in LINES.items():
-            rates = [(c["level"], c["equal_false_alarms"][name]) for c in own if name in c["equal_false_alarms"]]
+            rates = [
+                (c["level"], c["equal_false_alarms"][name]) for c in own if name in c["equal_false_alarms"]
+            ]
             levels = [level for level, _ in rates]
-            axes.plot(levels, [100 * r["rate"] for _, r in rates], "o-", color=colour, lw=width, ms=4, label=name)
+            axes.plot(
+                levels, [100 * r["rate"] for _, r in rates], "o-", color=colour, lw=width, ms=4, label=name
+            )
             if name == "visionloop":
                 axes.fill_between(
                     levels, [100 * r["low"] for _, r in rates], [100 * r["high"] for _, r in rates],

@@ -99,7 +99,9 @@ def _draw(stack: Stack, cell: Cell, rng: np.random.Generator) -> tuple[np.ndarra
     moved = round(cell.share * cell.n)
     part = stack.watched.parts.get(f"{cell.shift}-{cell.level}")
     if part is not None:
-        return reference, np.concatenate([stack.starts[f"{cell.shift}-{cell.level}"] + own[:moved], own[moved:]])
+        return reference, np.concatenate(
+            [stack.starts[f"{cell.shift}-{cell.level}"] + own[:moved], own[moved:]]
+        )
     other = stack.watched.parts[cell.shift]
     strange = rng.choice(len(other), moved, replace=moved > len(other))
     return reference, np.concatenate([stack.starts[cell.shift] + strange, own[moved:]])

@@ -104,7 +104,7 @@ def measured(watched: WatchedSet, work: Path) -> Watched:
             watched.name,
             tuple(stored["classes"].tolist()),
             tuple(stored["domains"].tolist()),
-            {name: Measured(**{k: v for k, v in c.items() if k != 'looks'}) for name, c in parts.items()},
+            {name: Measured(**{k: v for k, v in c.items() if k != "looks"}) for name, c in parts.items()},
         )
 
 
@@ -178,7 +178,7 @@ def _trained(watched: WatchedSet, place: Path) -> Bundle:
     if not (place / "artifacts/bundle/bundle.json").exists():
         copy_checkout(ROOT, place)
         sources = _sources(watched, place)
-        model = {"image_size": IMAGE_SIZE}
+        model: dict[str, object] = {"image_size": IMAGE_SIZE}
         if watched.archive:
             model |= {"backbone": "auto", "weights": str(real_data() / WEIGHTS)}
         change_params(
@@ -222,7 +222,9 @@ def _sources(watched: WatchedSet, place: Path) -> list[dict[str, str]]:
         generate(root, seed=0, workers=1)
     found = []
     for folder in watched.domains:
-        images = [path for path in sorted((root / folder).glob("*/*")) if path.parent.name != watched.new_class]
+        images = [
+            path for path in sorted((root / folder).glob("*/*")) if path.parent.name != watched.new_class
+        ]
         listing = root / f"{Path(folder).name}.csv"
         with listing.open("w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream)
@@ -252,7 +254,9 @@ def held_out(
     """One image a group that the network has not seen, shuffled, with its label; and its domain."""
     if watched.archive is None:
         root = place / "fresh"
-        counts = {"line-a": {name: 3 * n // 2 for name, n in COUNTS["line-a"].items() if name != watched.new_class}}
+        counts = {
+            "line-a": {name: 3 * n // 2 for name, n in COUNTS["line-a"].items() if name != watched.new_class}
+        }
         if not root.exists():
             generate(root, seed=1, workers=1, counts=counts)
         paths = sorted(root.glob("line-a/*/*_1.jpg"))
@@ -270,7 +274,9 @@ def held_out(
 
 def _new_class(watched: WatchedSet, place: Path) -> list[Path]:
     if watched.archive:
-        return [p for d in watched.domains for p in sorted((place / "images" / d / watched.new_class).iterdir())]
+        return [
+            p for d in watched.domains for p in sorted((place / "images" / d / watched.new_class).iterdir())
+        ]
     root = place / "new"
     if not root.exists():
         generate(root, seed=2, workers=1, counts={"line-a": {watched.new_class: 3 * CHANGED}})

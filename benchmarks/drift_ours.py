@@ -1,6 +1,6 @@
 """Our own verdict of a window, and Evidently's methods for embeddings, on the recorded draws.
 
-    python -m benchmarks.drift_ours visionloop --work DIR     # <work>/visionloop.json: a score a draw, small means drift
+python -m benchmarks.drift_ours visionloop --work DIR     # <work>/visionloop.json: a score a draw, small means drift
 """
 
 import argparse
@@ -90,7 +90,7 @@ def _evidently(method: Any, stack: Stack, reference: np.ndarray, window: np.ndar
     """One of its methods at its defaults, called as ``EmbeddingsDrift`` calls it."""
     import pandas as pd
 
-    np.random.seed(seed)  # noqa: NPY002  (its bootstrap draws from the global generator)
+    np.random.seed(seed)
     frames = [pd.DataFrame(stack.all.embeddings[rows].astype(np.float64)) for rows in (window, reference)]
     for frame in frames:
         frame.columns = [f"e{column}" for column in frame.columns]
@@ -135,9 +135,7 @@ def main() -> int:
     for number, name, reference, window in read(options.work, options.every, options.quiet_every):
         scores[number] = score(stacks[name], reference, window, number)
     seconds = (time.process_time() - started) / max(1, len(scores))
-    write_json(
-        options.work / f"{options.contender}.json", {"cpu_seconds_a_draw": seconds, "scores": scores}
-    )
+    write_json(options.work / f"{options.contender}.json", {"cpu_seconds_a_draw": seconds, "scores": scores})
     return 0
 
 

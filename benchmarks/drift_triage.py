@@ -87,7 +87,10 @@ def _explained(stack: Stack, looks: dict[str, np.ndarray]) -> Iterator[tuple[str
         labels = parts["clean"].labels[:KNOWN]
         left = np.flatnonzero(np.isin(labels, np.unique(labels)[::2]))
         few = rng.choice(left, N, replace=len(left) < N)
-        yield "knockout_half", explain(measure, window_of(parts["clean"].take(few), classes), looks["clean"][few])
+        yield (
+            "knockout_half",
+            explain(measure, window_of(parts["clean"].take(few), classes), looks["clean"][few]),
+        )
 
 
 def _two_sources(
@@ -131,7 +134,9 @@ def _looks(watched: Watched, work: Path) -> dict[str, np.ndarray]:
         for key in ("new_class", "other_domain"):
             paths = strange(source, work, key)
             found[key] = [look(decoded(paths[at])) for at in rng.permutation(len(paths))[:KNOWN]]
-        arrays = {key: np.array([[one[name] for name in LOOKS] for one in seen]) for key, seen in found.items()}
+        arrays = {
+            key: np.array([[one[name] for name in LOOKS] for one in seen]) for key, seen in found.items()
+        }
         np.savez(target, **arrays)  # type: ignore[arg-type]
     with np.load(target) as stored:
         return {key: stored[key] for key in stored.files}
@@ -139,7 +144,7 @@ def _looks(watched: Watched, work: Path) -> dict[str, np.ndarray]:
 
 def estimates(stacks: Sequence[Stack], n: int = 100, windows: int = 5) -> dict[str, Any]:
     """The estimated accuracy beside the true one, by set and change: mean error, and how often the interval holds."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for stack in stacks:
         held = _reference(stack)
         rng = np.random.default_rng(0)

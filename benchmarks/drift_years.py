@@ -71,7 +71,9 @@ class World:
         gap = self._raw(moved, self.centre, self.axes) - self._raw(clean, self.centre, self.axes)
         return np.asarray(gap.mean(axis=0) / self.spread)
 
-    def draw(self, n: int, rng: np.random.Generator, move: np.ndarray | None = None, share: float = 1.0) -> Measured:
+    def draw(
+        self, n: int, rng: np.random.Generator, move: np.ndarray | None = None, share: float = 1.0
+    ) -> Measured:
         """n fresh images, a share of them moved."""
         which = rng.choice(COMPONENTS, n, p=self.mixture.weights_ / self.mixture.weights_.sum())
         roots = np.linalg.cholesky(self.mixture.covariances_)
@@ -214,4 +216,10 @@ def _spread(images: list[int | None]) -> dict[str, Any]:
 def bounded(hits: int, years: int) -> dict[str, Any]:
     """A rate with Wilson's upper 95 % bound."""
     low, high = wilson(hits, years)
-    return {"alarms": hits, "years": years, "rate": hits / years, "low": round(low, 4), "high": round(high, 4)}
+    return {
+        "alarms": hits,
+        "years": years,
+        "rate": hits / years,
+        "low": round(low, 4),
+        "high": round(high, 4),
+    }

@@ -121,9 +121,7 @@ def _leads(events: list[Event], wealth: Wealth, happened: np.ndarray) -> tuple[t
     return leads, wealth.began(chosen[0])
 
 
-def compared(
-    reference: Reference, window: Window, permutations: int, rng: np.random.Generator
-) -> Comparison:
+def compared(reference: Reference, window: Window, permutations: int, rng: np.random.Generator) -> Comparison:
     """The window as a batch against the held-out images of the domains that it shows."""
     like = matched(reference, window)
     numbers = {

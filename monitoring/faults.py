@@ -17,9 +17,7 @@ from pipeline.artifacts import STATISTICS
 from pipeline.errors import ImageError
 from pipeline.images import LOOKS, decode, look
 
-Fault = Literal[
-    "resolution", "noise", "compression", "blur", "exposure", "colour cast", "orientation"
-]
+Fault = Literal["resolution", "noise", "compression", "blur", "exposure", "colour cast", "orientation"]
 MARKED = 0.6
 """Standardised difference from which a mark counts."""
 DECODED = 150
@@ -107,4 +105,6 @@ def columns(
 def _edges(statistics: np.ndarray) -> np.ndarray:
     """Sharpness less what the contrast alone gives it."""
     contrast = statistics[:, STATISTICS.index("contrast")]
-    return np.asarray(statistics[:, STATISTICS.index("sharpness")] - 2 * np.log10(np.maximum(contrast, 0.004)))
+    return np.asarray(
+        statistics[:, STATISTICS.index("sharpness")] - 2 * np.log10(np.maximum(contrast, 0.004))
+    )

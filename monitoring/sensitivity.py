@@ -51,7 +51,9 @@ def smallest(measure: Yardstick, n: int, alpha: float) -> Smallest:
 
     def shift(sign: float) -> float | None:
         sizes = np.linspace(0, 1, STEPS + 1)[1:]
-        return next((float(s) for s in sizes if _shown(measure, n, alpha, "brightness", usual + sign * s)), None)
+        return next(
+            (float(s) for s in sizes if _shown(measure, n, alpha, "brightness", usual + sign * s)), None
+        )
 
     shares = np.linspace(0, 1, STEPS + 1)[1:]
     most = float(np.max(measure.calibration_novelty))
@@ -59,7 +61,9 @@ def smallest(measure: Yardstick, n: int, alpha: float) -> Smallest:
         (
             float(share)
             for share in shares
-            if _shown(measure, n, alpha, "novelty", np.array([2 * most + 1, most / 2]), np.array([share, 1 - share]))
+            if _shown(
+                measure, n, alpha, "novelty", np.array([2 * most + 1, most / 2]), np.array([share, 1 - share])
+            )
         ),
         None,
     )
@@ -67,7 +71,12 @@ def smallest(measure: Yardstick, n: int, alpha: float) -> Smallest:
 
 
 def _shown(
-    measure: Yardstick, n: int, alpha: float, statistic: str, values: np.ndarray, weights: np.ndarray | None = None
+    measure: Yardstick,
+    n: int,
+    alpha: float,
+    statistic: str,
+    values: np.ndarray,
+    weights: np.ndarray | None = None,
 ) -> bool:
     """Whether n images whose ``statistic`` is drawn from ``values`` bring the alarm on average."""
     if n < 1:

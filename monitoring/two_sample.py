@@ -112,7 +112,9 @@ def _class_gap(signs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _ranked(values: np.ndarray) -> np.ndarray:
     """(b,) for each row the share of rows, itself included, whose statistic is as large: its p."""
-    rounded = np.round(values / max(float(np.abs(values).max()), 1e-30), 6)  # equal but for the order of a sum
+    rounded = np.round(
+        values / max(float(np.abs(values).max()), 1e-30), 6
+    )  # equal but for the order of a sum
     return np.asarray((len(values) - np.searchsorted(np.sort(rounded), rounded, side="left")) / len(values))
 
 

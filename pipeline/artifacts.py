@@ -100,7 +100,10 @@ REFERENCE = pa.schema(
         ("saturation", pa.float32()),
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("look", pa.list_(pa.float32())),  # pipeline.look's LOOKS; null where not measured: of many images, a few hundred are
+        (
+            "look",
+            pa.list_(pa.float32()),
+        ),  # pipeline.look's LOOKS; null where not measured: of many images, a few hundred are
         ("thumbnail", pa.binary()),  # JPEG, 96 px, for contact sheets beside production images
     ]
 )

@@ -63,7 +63,9 @@ def measure() -> Yardstick:
     return yardstick(reference, 0.01)
 
 
-def explained(measure: Yardstick, folder: Path, change: Callable[[Image.Image, int], Image.Image]) -> Explanation:
+def explained(
+    measure: Yardstick, folder: Path, change: Callable[[Image.Image, int], Image.Image]
+) -> Explanation:
     """What the triage says of 40 images that were changed, kept and logged."""
     pictures = [change(scene(1000 + seed), seed) for seed in range(40)]
     sent = columns(pictures)
@@ -115,7 +117,11 @@ def warm(picture: Image.Image, _: int) -> Image.Image:
     ],
 )
 def test_a_fault_is_named_and_the_advice_is_its_own(
-    measure: Yardstick, tmp_path: Path, name: str, change: Callable[[Image.Image, int], Image.Image], advice: str
+    measure: Yardstick,
+    tmp_path: Path,
+    name: str,
+    change: Callable[[Image.Image, int], Image.Image],
+    advice: str,
 ) -> None:
     found = explained(measure, tmp_path, change)
     assert (found.kind, found.fault) == ("sensor", name), found.text
@@ -129,7 +135,9 @@ def test_unchanged_images_have_no_fault(measure: Yardstick, tmp_path: Path) -> N
     assert (found.kind, found.fault, found.changes) == ("unclear", None, ())
 
 
-def test_without_kept_images_the_faults_that_the_log_can_tell_are_told(measure: Yardstick, tmp_path: Path) -> None:
+def test_without_kept_images_the_faults_that_the_log_can_tell_are_told(
+    measure: Yardstick, tmp_path: Path
+) -> None:
     without = replace(measure.reference, looks=None)
     found = explained(Yardstick(without, 0.005), tmp_path, corrupted("defocus", 3))
     assert found.fault == "blur"

@@ -40,11 +40,15 @@ def alibi_ks(stack: dict[str, np.ndarray], reference: np.ndarray, window: np.nda
     """Alibi Detect's KSDrift on the softmax, one test a class, Bonferroni."""
     from alibi_detect.cd import KSDrift
 
-    said = KSDrift(stack["probabilities"][reference], p_val=LEVEL).predict(stack["probabilities"][window])["data"]
+    said = KSDrift(stack["probabilities"][reference], p_val=LEVEL).predict(stack["probabilities"][window])[
+        "data"
+    ]
     return float(np.min(said["p_val"])), bool(said["is_drift"])
 
 
-def torchdrift_mmd(stack: dict[str, np.ndarray], reference: np.ndarray, window: np.ndarray) -> tuple[float, bool]:
+def torchdrift_mmd(
+    stack: dict[str, np.ndarray], reference: np.ndarray, window: np.ndarray
+) -> tuple[float, bool]:
     """TorchDrift's kernel MMD with its 1,000 permutations."""
     import torch
     import torchdrift
@@ -55,7 +59,9 @@ def torchdrift_mmd(stack: dict[str, np.ndarray], reference: np.ndarray, window: 
     return p, p <= LEVEL
 
 
-def frouros_mmd(stack: dict[str, np.ndarray], reference: np.ndarray, window: np.ndarray) -> tuple[float, bool]:
+def frouros_mmd(
+    stack: dict[str, np.ndarray], reference: np.ndarray, window: np.ndarray
+) -> tuple[float, bool]:
     """Frouros's MMD with 100 permutations. Its default width of 1 sees nothing here: the median, in its favour."""
     from frouros.callbacks import PermutationTestDistanceBased
     from frouros.detectors.data_drift import MMD
@@ -101,7 +107,7 @@ def main() -> int:
     for number in range(len(names)):
         if number % (options.quiet_every if quiet[number] else options.every):
             continue
-        np.random.seed(number)  # noqa: NPY002  (what the detectors draw from)
+        np.random.seed(number)
         torch.manual_seed(number)
         reference, window = references[number], windows[number]
         scores[number] = judge(stacks[names[number]], reference[reference >= 0], window[window >= 0])
