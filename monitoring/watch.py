@@ -15,6 +15,7 @@ from pathlib import Path
 from monitoring import dashboard, label_queue, observation, shadow
 from monitoring.drift import Decision
 from monitoring.episodes import abandoned, mark_promoted, mark_rolled_back, step_about, supersede
+from monitoring.faults import looks_of
 from monitoring.journal import Episode, Journal, Step
 from monitoring.opening import EXPLAINED, ask, ask_more, folder_of, new_episode, triggered
 from monitoring.policy import Action
@@ -194,9 +195,8 @@ class _Wake:
             episode = None
         explanation = None
         if alarm.raised and episode is None:
-            explanation = explain(
-                self.stream.measure, self.stream.since(began, EXPLAINED) or window, self.images
-            )
+            shifted = self.stream.since(began, EXPLAINED) or window
+            explanation = explain(self.stream.measure, shifted, looks_of(shifted, self.images))
             alarm = replace(alarm, signature=signature_of(explanation))
         action = self._decide(None, len(window), alarm)
         if explanation is not None and action.kind == "drift_open":
