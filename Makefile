@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RIVALS := benchmarks/.venvs/rivals
+DETECTORS := benchmarks/.venvs/drift
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 HOME_OF_STATE = $(or $(VISIONLOOP_HOME),$(CURDIR)/var)
@@ -26,8 +27,8 @@ $(READY): requirements.lock
 demo: setup ## the whole loop on the embedded sample
 	$(VENV)/bin/python -m flows.demo
 
-test: setup ## every test
-	$(VENV)/bin/python -m pytest
+test: setup ## every test, in as many processes as there are cores, four at most
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: setup ## lint, types, architecture and the fast tests, under a minute
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -37,20 +38,28 @@ check: setup ## lint, types, architecture and the fast tests, under a minute
 fire-drill: setup ## faults planted in a real run, and which gate refuses each: reports/fire_drill.json
 	$(VENV)/bin/python -m flows.fire_drill
 
-bench: setup rivals ## ours beside timm's train.py and fastai, and the gate's own error rates, some 50 minutes on two idle cores: benchmarks/README.md
+bench: setup rivals ## ours beside timm's train.py and fastai, the gate's own error rates, and drift beside its detectors, some 80 minutes on two idle cores: benchmarks/README.md
 	$(VENV)/bin/python -m benchmarks.ingest
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.best_flags
+	$(VENV)/bin/python -m benchmarks.training_speed
 	$(VENV)/bin/python -m benchmarks.time_to_accuracy
 	$(VENV)/bin/python -m benchmarks.gate
 	$(VENV)/bin/python -m benchmarks.log_cost
+	$(VENV)/bin/python -m benchmarks.drift
+	$(VENV)/bin/python -m benchmarks.drift_speed
 	$(VENV)/bin/python -m benchmarks.table
 
-rivals: $(RIVALS)/.ready ## the rivals' own environment, for make bench
+rivals: $(RIVALS)/.ready $(DETECTORS)/.ready ## the rivals' own environments, for make bench
 
 $(RIVALS)/.ready: benchmarks/rivals/requirements.txt | setup
 	$(VENV)/bin/uv venv --quiet --allow-existing --python $(VENV)/bin/python $(RIVALS)
 	$(VENV)/bin/uv pip sync --quiet --system-certs --compile-bytecode --python $(RIVALS)/bin/python $<
+	@touch $@
+
+$(DETECTORS)/.ready: benchmarks/rivals/drift-requirements.txt | setup
+	$(VENV)/bin/uv venv --quiet --allow-existing --python $(VENV)/bin/python $(DETECTORS)
+	$(VENV)/bin/uv pip sync --quiet --system-certs --compile-bytecode --python $(DETECTORS)/bin/python $<
 	@touch $@
 
 serve: setup ## answer with the champion on http://127.0.0.1:3000

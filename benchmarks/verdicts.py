@@ -105,10 +105,10 @@ def draw(case: Case, generator: np.random.Generator) -> Verdict:
         champion_origin={"bundle": THEIRS, "classes": population.classes} if case.change else {},
         champion_labels={},
         form="onnx",
-        references={"onnx": _reference(table)},
+        references={"onnx": reference(table)},
         head=(np.eye(len(population.classes)), np.zeros(len(population.classes))),
         sources={},
-        masks=_masks(table),
+        masks=masks(table),
         stress=artifacts.STRESS.empty_table(),  # what is drawn are predictions; corruption is not
         stress_origin={"bundles": bundles},
         performance={"challenger": _timed(OURS), "champion": _timed(THEIRS) if case.change else None},
@@ -141,7 +141,7 @@ def _papers(classes: list[str]) -> dict[str, Any]:
     }
 
 
-def _reference(table: pa.Table) -> pa.Table:
+def reference(table: pa.Table) -> pa.Table:
     """Stored answers that agree with the predictions; the embedding is the logits, the head the identity."""
     probabilities = np.array(table["probabilities"].to_pylist())
     columns: dict[str, Any] = {name: [None] * table.num_rows for name in artifacts.REFERENCE.names}
@@ -156,7 +156,8 @@ def _reference(table: pa.Table) -> pa.Table:
     return pa.table(arrays, schema=artifacts.REFERENCE)
 
 
-def _masks(table: pa.Table) -> Masks:
+def masks(table: pa.Table) -> Masks:
+    """The slices of a table of test images: by domain, where there are several."""
     domains = np.array(table["domain"].to_pylist(), dtype=object)
     found = {name: domains == name for name in sorted(set(domains))}
     return {"domain": found} if len(found) > 1 else {}

@@ -2,132 +2,51 @@
 
     python -m flows.release                        # acts on PROMOTE, refuses anything else
     python -m flows.release --approve "<why>"      # takes INSUFFICIENT_EVIDENCE upon yourself, on record
+    prefect deployment run release/release         # where a person has to say so, waits for an answer in Prefect's UI
 
 The Bento is built and started in a sandbox, and real images are put to it; only when it answers as the
-bundle did offline does the champion pointer move. Releasing whoever is champion already does nothing.
+bundle did offline does the champion pointer move. With ``release.shadow_images`` the challenger first answers so
+many requests beside the champion, unseen: the release ends there, and goes on when it is run again (the watch
+does). Releasing whoever is champion already does nothing.
 """
 
 import argparse
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed, State
 
-from flows import lineage
-from flows.pages import against, plain, verdict_page
+from flows import approval, lineage
+from flows.challenger import Challenger, examine
+from flows.notifications import notify
+from flows.pages import plain, verdict_page
+from flows.releasing import approval_of, close, leased, leave_to_a_person
 from flows.sandbox import ask, golden_images, sandbox
 from flows.scratch import scratch
 from flows.server import command
+from flows.shadow import beside
 from flows.tasks import step
-from monitoring.journal import Journal, mark_promoted
+from monitoring.episodes import promoting
+from monitoring.journal import Journal
+from monitoring.leases import Lease
+from monitoring.shadow import end, requested
 from pipeline import recipe
 from pipeline.artifacts import Workspace, read_json, write_json
-from pipeline.bundle import verify
-from pipeline.errors import DataError, RefusedError, StateError, VisionloopError
-from pipeline.locked import lock_fault
+from pipeline.errors import StateError, VisionloopError
 from pipeline.model_card.card import card, gather
 from pipeline.params import Params
 from pipeline.registry import Registry
 from pipeline.serving import address, answering
 
+__all__ = ["Challenger", "examine", "main", "release"]
+
 Say = Callable[[int, str], None]  # a level of logging, and a sentence
 _ALREADY = "{} is the champion already: nothing to do"
-
-
-@dataclass(frozen=True)
-class Challenger:
-    """What may be released: a bundle, the verdict about it, and the champion that it was judged against."""
-
-    digest: str
-    verdict: dict[str, Any]
-    champion: str | None
-    approved: dict[str, str] | None
-
-    @property
-    def is_champion(self) -> bool:
-        return self.digest == self.champion
-
-
-def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
-    """The challenger, if it may be released.
-
-    Args:
-        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
-
-    Raises:
-        RefusedError: the verdict is not PROMOTE (and not approved), is about another bundle or champion, or is
-            not what dvc.lock names.
-        IntegrityError: artifacts/bundle is damaged.
-    """
-    verdict = _verdict(workspace)
-    digest = verify(workspace.bundle)
-    champion = Registry(workspace.registry).champion()
-    standing = champion.digest if champion else None
-    if verdict["challenger"] != digest:
-        raise RefusedError(
-            f"the verdict is about {str(verdict['challenger'])[:12]}, artifacts/bundle is {digest[:12]}: run "
-            "`python -m flows.retrain` (or `dvc repro`), so that what is judged is what ships"
-        )
-    if digest == standing:
-        return Challenger(digest, verdict, standing, None)
-    fault = lock_fault(workspace)
-    if fault:
-        raise RefusedError(
-            f"{fault}: it was changed after `dvc repro`, or never came from it; run `dvc repro gate`"
-        )
-    _check_decision(verdict, approve)
-    if verdict["champion"] != standing:
-        raise RefusedError(
-            f"the verdict compares with {_short(verdict['champion'])}, but the champion is {_short(standing)}: run "
-            "`python -m flows.retrain`, which judges against the champion of now"
-        )
-    insufficient = verdict["decision"] == "INSUFFICIENT_EVIDENCE"
-    approved = {"by": lineage.account(), "why": str(approve)} if insufficient else None
-    return Challenger(digest, verdict, standing, approved)
-
-
-def _verdict(workspace: Workspace) -> dict[str, Any]:
-    verdict = read_json(workspace.verdict)
-    missing = {"decision", "challenger", "champion", "checks"} - set(
-        verdict if isinstance(verdict, dict) else ()
-    )
-    if missing:
-        raise DataError(f"{workspace.verdict} lacks {sorted(missing)}: run `dvc repro -f gate`")
-    return dict(verdict)
-
-
-def _check_decision(verdict: dict[str, Any], approve: str | None) -> None:
-    open_checks = against(verdict)
-    names = ", ".join(f"{check['name']} ({check['outcome']})" for check in open_checks)
-    if verdict["decision"] == "REJECT":
-        raise RefusedError(
-            f"the verdict is REJECT: {names}. It is not released, with or without --approve: "
-            "reports/verdict.json says what would have to change"
-        )
-    if verdict["decision"] == "PROMOTE" and not open_checks:
-        return
-    if verdict["decision"] != "INSUFFICIENT_EVIDENCE":
-        raise RefusedError(
-            f"reports/verdict.json says {verdict['decision']!r}, which does not follow from its checks "
-            f"({names or 'none stands against it'}): run `dvc repro -f gate`"
-        )
-    broken = [check["name"] for check in open_checks if check.get("kind") == "integrity"]
-    if broken:
-        raise RefusedError(
-            f"{', '.join(broken)} did not pass, which --approve does not cover: run `dvc repro`"
-        )
-    if approve is None or not approve.strip():
-        raise RefusedError(
-            f"the verdict is INSUFFICIENT_EVIDENCE: {names}. Collect more test images, or take it upon "
-            'yourself with `python -m flows.release --approve "<why>"`, which is put on record'
-        )
 
 
 @flow(name="release", persist_result=False)
@@ -136,28 +55,57 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
 
     Args:
         why: the reason, for the registry's history and the release's record.
-        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
+        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE, or where ``release.approval``
+            asks for a person's word. Without it, a deployed run waits for somebody to give it.
     """
     workspace = Workspace.here()
     try:
         params = Params.load(workspace.params)
-        challenger = step("examine", lambda: examine(workspace, approve))
+        approve, by = approve or approval_of(workspace), None
+        if not approve:
+            word = _word(workspace, params, why)
+            if isinstance(word, State):
+                return word
+            approve, by = word
+        always = params.release.approval == "required"
+        challenger = step("examine", lambda: examine(workspace, approve, by=by, always=always))
         if challenger.is_champion:
             _settle(workspace, params, challenger.digest, get_run_logger().log)
             return Completed(message=_ALREADY.format(challenger.digest[:12]))
-        with scratch(workspace) as place:
-            return _release(
-                workspace,
-                params,
-                challenger,
-                challenger.approved["why"] if challenger.approved else why,
-                place,
+        why = challenger.approved["why"] if challenger.approved else why
+        with scratch(workspace) as place, leased(workspace, challenger.digest) as lease:
+            if requested(workspace) != challenger.digest:
+                _try(workspace, params, challenger, why, place)
+            waiting = beside(workspace, params, challenger, lease, approve)
+            return (
+                Completed(message=waiting) if waiting else _promote(workspace, params, challenger, why, lease)
             )
     except VisionloopError as error:
         return Failed(message=str(error))
 
 
-def _release(workspace: Workspace, params: Params, challenger: Challenger, why: str, place: Path) -> State:
+def _word(workspace: Workspace, params: Params, why: str) -> tuple[str | None, str | None] | State:
+    """A person's reason and name, None where none is needed; or how the release ends for want of them.
+
+    Raises:
+        RefusedError: nobody's word would help.
+    """
+    challenger = examine(workspace, "awaited", always=params.release.approval == "required")
+    if challenger.approved is None:
+        return None, None
+    answer = approval.given(workspace, challenger.verdict)
+    if answer is None:
+        leave_to_a_person(workspace, challenger.digest)
+        if not approval.can_wait():
+            return approval.hand_over(workspace, challenger.verdict, why)
+        answer = approval.ask(workspace, challenger.verdict)
+    if not answer.approved:
+        return Completed(message=f"not approved by {answer.name}: {answer.why}")
+    return answer.why, f"{answer.name}, at the form of {lineage.account()}"
+
+
+def _try(workspace: Workspace, params: Params, challenger: Challenger, why: str, place: Path) -> None:
+    """Build the Bento and put real images to it; then everything is there that a champion needs."""
     logger = get_run_logger()
     digest, registry, store = challenger.digest, Registry(workspace.registry), workspace.home / "bentoml"
     golden = step("golden images", lambda: golden_images(workspace, params))
@@ -181,10 +129,28 @@ def _release(workspace: Workspace, params: Params, challenger: Challenger, why: 
         workspace, challenger.verdict, bento=bento, sandbox=tried, by=by, why=why,
         approved=challenger.approved, before=challenger.champion,
     )  # fmt: skip
-    step("promote", lambda: registry.promote(digest, by=by, why=why, expect=challenger.champion))
-    _settle(workspace, params, digest, logger.log)
+
+
+def _promote(
+    workspace: Workspace, params: Params, challenger: Challenger, why: str, lease: Lease | None
+) -> State:
+    digest, registry, by = challenger.digest, Registry(workspace.registry), lineage.account()
+
+    def move() -> None:
+        if lease is None:
+            registry.promote(digest, by=by, why=why, expect=challenger.champion)
+            return
+        with Journal(workspace.journal) as journal:
+            fence = promoting(journal, lease, challenger=digest, now=datetime.now(UTC))
+            registry.promote(digest, by=by, why=why, expect=challenger.champion, fence=fence)
+
+    step("promote", move)
+    if requested(workspace) == digest:
+        end(workspace)
+    _settle(workspace, params, digest, get_run_logger().log)
+    notify(workspace, now=datetime.now(UTC))
     _ask_service(params, digest)
-    message = f"{digest[:12]} is champion: {bento}"
+    message = f"{digest[:12]} is champion: {read_json(lineage.record_path(workspace, digest))['bento']}"
     page = f"# {plain(message)}\n\n{plain(why)}\n\n{verdict_page(challenger.verdict)}"
     create_markdown_artifact(markdown=page, key="release", description=plain(message))
     return Completed(message=message)
@@ -203,7 +169,7 @@ def _build(workspace: Workspace, params: Params, about: str, place: Path) -> str
 
 def _settle(workspace: Workspace, params: Params, digest: str, say: Say) -> None:
     """What follows once ``digest`` is champion; done again where a kill came in between."""
-    _close_episode(workspace, digest)
+    close(workspace, digest)
     if params.release.git_commit:
         _commit(workspace, digest, say)
 
@@ -214,16 +180,6 @@ def _ask_service(params: Params, digest: str) -> None:
         get_run_logger().info("%s", answering(address(params.serve)).against(digest))
     except StateError as error:
         get_run_logger().warning("%s", error)
-
-
-def _close_episode(workspace: Workspace, digest: str) -> None:
-    """The drift episode that this challenger was trained for has its answer."""
-    if not workspace.journal.exists():
-        return
-    with Journal(workspace.journal) as journal:
-        episode = journal.open_episode()
-        if episode is not None and (episode.state == "training" or episode.challenger == digest):
-            mark_promoted(journal, episode.id, challenger=digest, now=datetime.now(UTC))
 
 
 def _commit(workspace: Workspace, digest: str, say: Say) -> None:
@@ -240,24 +196,22 @@ def _commit(workspace: Workspace, digest: str, say: Say) -> None:
     say(logging.INFO, f"committed dvc.lock and tagged it {done['tag']}")
 
 
-def _short(digest: object) -> str:
-    return digest[:12] if isinstance(digest, str) else "nobody"
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flows.release", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--why", default="released on demand", help="kept in the registry's history")
     parser.add_argument(
-        "--approve", metavar="WHY", help="release on INSUFFICIENT_EVIDENCE, with you and WHY on record"
+        "--approve", metavar="WHY", help="release where a person has to say so, with you and WHY on record"
     )
     options = parser.parse_args(arguments)
     workspace = Workspace.here()
     try:  # neither a refusal nor a release that is done already has a server to wait for
-        challenger = examine(workspace, options.approve)
+        params = Params.load(workspace.params)
+        always = params.release.approval == "required"
+        challenger = examine(workspace, options.approve or approval_of(workspace), always=always)
         if challenger.is_champion:
-            _settle(workspace, Params.load(workspace.params), challenger.digest, lambda _, text: print(text))
+            _settle(workspace, params, challenger.digest, lambda _, text: print(text))
             print(_ALREADY.format(challenger.digest[:12]))
             return 0
     except VisionloopError as error:

@@ -12,25 +12,41 @@ breaks makes the flow Failed, with the stage's last lines as the reason.
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 
+from flows.notifications import notify
 from flows.pages import against
 from flows.release import release as release_flow
-from flows.repro_process import reproducer
+from flows.repro_process import Reproducer, reproducer
 from flows.server import command
 from flows.tasks import run_stage
-from monitoring.journal import Episode, Journal, Step, mark_failed, mark_rejected, mark_retrain_started
-from pipeline.artifacts import Workspace, read_json
-from pipeline.errors import VisionloopError
+from monitoring import leases
+from monitoring.episodes import (
+    abandoned,
+    advance,
+    ask_human,
+    mark_failed,
+    mark_rejected,
+    mark_retrain_started,
+)
+from monitoring.journal import Episode, Journal, Step
+from monitoring.leases import Lease, beating
+from monitoring.policy import ASKED, left_of_cooldown
+from pipeline.artifacts import Workspace, digest_file, read_json
+from pipeline.errors import StateError, VisionloopError
 from pipeline.params import Params
 from pipeline.registry import pin
 
 LAST_STAGE = "gate"
+FIRST_TRAINING = "train"
+STATE_AT = {FIRST_TRAINING: "training", "evaluate": "evaluating"}
+"""The state of the episode from that stage on; before, its data are being frozen."""
+FREEZES = 3
 
 
 @flow(name="retrain", persist_result=False)
@@ -42,26 +58,44 @@ def retrain(
     Args:
         reason: why, for the journal and the release's record.
         episode: the drift episode that asked for it. Its state is read again: where it does not wait
-            for a retrain (any more), nothing happens, so that an event may come twice.
+            for a retrain (any more), nothing happens, so that an event may come twice; where its release
+            was begun, that goes on.
         force: run every stage even where nothing has changed.
     """
     logger = get_run_logger()
     workspace = Workspace.here()
     try:
         params = Params.load(workspace.params)
-        begun = episode is None or _begun(workspace, episode, params.watch.cooldown_hours)
+        if episode is not None and _is_releasing(workspace, episode):
+            return _release(workspace, episode, reason)
+        lease = _begun(workspace, episode, params.watch.cooldown_hours) if episode else None
     except VisionloopError as error:
         return Failed(message=str(error))
-    if not begun:
+    if episode is not None and lease is None:
         logger.info("episode %s does not wait for a retrain", episode)
         return Completed(message=f"episode {episode} does not wait for a retrain: nothing to do")
-    with _accounted_for(workspace, episode):
+    with _accounted_for(workspace, lease):
         logger.info("retraining: %s", reason)
-        state, decision = _to_verdict(workspace, episode, reason=reason, force=force)
-        if release and decision == "PROMOTE":
-            state = as_our_own(release_flow(why=reason, return_state=True))
-    if state.is_failed():
-        _fail(workspace, episode, str(state.message))
+        state, decision = _to_verdict(workspace, lease, reason=reason, force=force, release=release)
+        if state.is_failed():
+            _fail(workspace, lease, str(state.message))
+    if release and decision == "PROMOTE":
+        state = _release(workspace, episode, reason)
+    elif release and decision == "INSUFFICIENT_EVIDENCE":
+        asked = as_our_own(release_flow(why=reason, return_state=True))
+        # Of a verdict that no person may approve either, the verdict stays the result.
+        state = asked if asked.is_completed() else state
+    notify(workspace, now=datetime.now(UTC))
+    return state
+
+
+def _release(workspace: Workspace, episode: str | None, reason: str) -> State:
+    """Release the challenger; what stands in its way fails the episode, to be tried again."""
+    state = as_our_own(release_flow(why=reason, return_state=True))
+    if state.is_failed() and episode is not None:
+        with Journal(workspace.journal) as journal:
+            if _is_releasing(workspace, episode):
+                mark_failed(journal, episode, why=str(state.message), now=datetime.now(UTC))
     return state
 
 
@@ -71,80 +105,142 @@ def as_our_own(state: State) -> State:
 
 
 def _to_verdict(
-    workspace: Workspace, episode: str | None, *, reason: str, force: bool
+    workspace: Workspace, lease: Lease | None, *, reason: str, force: bool, release: bool
 ) -> tuple[State, str | None]:
     """Completed with the verdict as its message, and the decision; or Failed with the reason."""
     try:
-        failed = _reproduce(workspace, force=force)
+        failed = _reproduce(workspace, lease, force=force)
         if failed is not None:
             return as_our_own(failed), None
         verdict = read_json(workspace.verdict)
+        result = f"{verdict['decision']} for {str(verdict['challenger'])[:12]}{_because(verdict)}"
+        get_run_logger().info("%s", result)
+        _journal(workspace, lease, verdict, reason, result, release=release)
     except VisionloopError as error:
         return Failed(message=str(error)), None
-    result = f"{verdict['decision']} for {str(verdict['challenger'])[:12]}{_because(verdict)}"
-    get_run_logger().info("%s", result)
-    _journal(workspace, episode, verdict, reason, result)
     return Completed(message=result), verdict["decision"]
 
 
-def _reproduce(workspace: Workspace, *, force: bool) -> State | None:
+def _reproduce(workspace: Workspace, lease: Lease | None, *, force: bool) -> State | None:
     """Run the stages; the state of the one that failed, if one did."""
     with reproducer(workspace.root) as dvc:
         pin(workspace)
-        for stage in dvc.plan(LAST_STAGE):
+        plan = dvc.plan(LAST_STAGE)
+        training = plan.index(FIRST_TRAINING) if FIRST_TRAINING in plan else len(plan)
+        state = _freeze(dvc, plan[:training], workspace, lease, force=force)
+        if state is not None:
+            return state
+        for stage in plan[training:]:
+            if lease and (entered := STATE_AT.get(stage)):
+                _advance(workspace, lease, entered, f"stage {stage} begins")
             state = run_stage(dvc, stage, workspace, force=force)
             if not state.is_completed():
                 return state
     return None
 
 
-def _begun(workspace: Workspace, episode: str, cooldown_hours: float) -> bool:
+def _freeze(
+    dvc: Reproducer, stages: list[str], workspace: Workspace, lease: Lease | None, *, force: bool
+) -> State | None:
+    """The stages of the data; again where labels came back while they ran, so that those are in it, or not."""
+    for _ in range(FREEZES):
+        before = _labels_digest(workspace)
+        for stage in stages:
+            state = run_stage(dvc, stage, workspace, force=force)
+            if not state.is_completed():
+                return state
+        if _labels_digest(workspace) == before:
+            return None
+        if lease is not None:
+            _freeze_again(workspace, lease)
+    return Failed(
+        message=f"labels came back during each of {FREEZES} readings of the data: retrain when they are in"
+    )
+
+
+def _labels_digest(workspace: Workspace) -> str | None:
+    return digest_file(workspace.labels) if workspace.labels.exists() else None
+
+
+def _freeze_again(workspace: Workspace, lease: Lease) -> None:
+    from monitoring.triggers import labels_back
+
+    with Journal(workspace.journal) as journal:
+        labels = labels_back(workspace, journal.episode(lease.episode))
+        advance(
+            journal, lease, "dataset_frozen", now=datetime.now(UTC), why=f"frozen again with {labels} labels",
+            labels_used=labels, dataset=_labels_digest(workspace),
+        )  # fmt: skip
+
+
+def _advance(workspace: Workspace, lease: Lease, state: str, why: str, **changes: Any) -> None:
+    with Journal(workspace.journal) as journal:
+        advance(journal, lease, state, now=datetime.now(UTC), why=why, **changes)
+
+
+def _is_releasing(workspace: Workspace, episode: str) -> bool:
+    """Its verdict is there and the release was begun, or is to be; nobody else is at it."""
+    with Journal(workspace.journal) as journal:
+        state = journal.episode(episode).state
+        return state in ("infra_validating", "shadow") and leases.holder(journal, episode) == "nobody"
+
+
+def _begun(workspace: Workspace, episode: str, cooldown_hours: float) -> Lease | None:
     """Take the episode on, if it waits for a retrain; of two who try at once, one gets it."""
-    from monitoring.label_queue import labels_of  # 2 s of statistics, for episodes alone
+    from monitoring.triggers import labels_back  # 2 s of statistics, for episodes alone
 
     now = datetime.now(UTC)
     with Journal(workspace.journal) as journal, journal.transaction():
+        abandoned(journal, journal.episode(episode), now)
         known = journal.episode(episode)
-        labels = labels_of(workspace, known)
-        if not _waits(known, labels, now, timedelta(hours=cooldown_hours)):
-            return False
-        if known.state == "training":
-            mark_failed(journal, episode, why="it left no outcome (was it killed?)", now=now)
-        return mark_retrain_started(journal, episode, now=now, labels=labels)
+        if not _waits(known, now, cooldown_hours):
+            return None
+        labels, dataset = labels_back(workspace, known), _labels_digest(workspace)
+        return mark_retrain_started(journal, episode, now=now, labels=labels, dataset=dataset)
 
 
-def _waits(episode: Episode, labels: int, now: datetime, cooldown: timedelta) -> bool:
+def _waits(episode: Episode, now: datetime, cooldown_hours: float) -> bool:
     """Is there something to do that the retrain before, if there was one, has not done?"""
-    if episode.state == "rejected":
-        return labels > episode.labels_used
-    if episode.state in ("failed", "training"):
-        return episode.retrain_started is None or now - episode.retrain_started >= cooldown
-    return episode.state == "awaiting_labels"
+    if episode.state == "failed" and not episode.approved:
+        return left_of_cooldown(now, episode.retrain_started, cooldown_hours) <= timedelta(0)
+    return episode.state in ("awaiting_labels", "failed")
 
 
 @contextmanager
-def _accounted_for(workspace: Workspace, episode: str | None) -> Iterator[None]:
-    """Whatever breaks the flow, cancelling it included, the episode says so and can be tried again."""
-    try:
+def _accounted_for(workspace: Workspace, lease: Lease | None) -> Iterator[None]:
+    """A heartbeat; and whatever breaks the flow, cancelling it included, the episode says so and can be tried again."""
+    if lease is None:
         yield
-    except BaseException as error:
-        _fail(workspace, episode, str(error) or type(error).__name__)
-        raise
+        return
+    with beating(workspace.journal, lease):
+        try:
+            yield
+        except BaseException as error:
+            _fail(workspace, lease, str(error) or type(error).__name__)
+            raise
 
 
-def _fail(workspace: Workspace, episode: str | None, why: str) -> None:
-    if episode is not None:
-        with Journal(workspace.journal) as journal:
-            mark_failed(journal, episode, why=why, now=datetime.now(UTC))
+def _fail(workspace: Workspace, lease: Lease | None, why: str) -> None:
+    if lease is None:
+        return
+    # A worker that was replaced has nothing to say any more.
+    with suppress(StateError), Journal(workspace.journal) as journal:
+        mark_failed(journal, lease.episode, why=why, now=datetime.now(UTC), lease=lease)
 
 
 def _journal(
-    workspace: Workspace, episode: str | None, verdict: dict[str, Any], reason: str, result: str
+    workspace: Workspace,
+    lease: Lease | None,
+    verdict: dict[str, Any],
+    reason: str,
+    result: str,
+    *,
+    release: bool,
 ) -> None:
-    now = datetime.now(UTC)
-    with Journal(workspace.journal) as journal:
-        if episode is not None and verdict["decision"] != "PROMOTE":
-            mark_rejected(journal, episode, challenger=verdict["challenger"], why=result, now=now)
+    now, decision, challenger = datetime.now(UTC), verdict["decision"], verdict["challenger"]
+    with Journal(workspace.journal) as journal, journal.transaction():
+        if lease is not None and decision == "REJECT":
+            mark_rejected(journal, lease.episode, challenger=challenger, why=result, now=now, lease=lease)
             return
         journal.record(
             Step(
@@ -152,10 +248,18 @@ def _journal(
                 decision="verdict",
                 reason=f"retrain ({reason}): {result}",
                 champion=verdict["champion"],
-                episode=episode,
+                episode=lease.episode if lease else None,
                 evidence=workspace.relative(workspace.verdict),
             )
         )
+        if lease is None:
+            return
+        if decision == "PROMOTE" and release:
+            advance(journal, lease, "infra_validating", now=now, why=result, challenger=challenger)
+            return
+        asks = "release" if decision == "PROMOTE" else "verdict"
+        why = f"{result}: {ASKED[asks]}"
+        ask_human(journal, lease.episode, asks=asks, why=why, now=now, lease=lease, challenger=challenger)
 
 
 def _because(verdict: dict[str, Any]) -> str:

@@ -5,11 +5,11 @@ The worst case of a stale answer: its digest is right, its label mostly too. Onl
 
 import contextlib
 import http.server
-import threading
 from collections.abc import Iterator
 
 import httpx
 
+from flows.listening import listening
 from flows.sandbox import ask, golden_images, sandbox
 from pipeline.artifacts import Workspace
 from pipeline.bundle import verify
@@ -64,11 +64,5 @@ def _claiming(url: str, digest: str) -> Iterator[str]:
             def log_message(self, *_: object) -> None:
                 pass
 
-        with http.server.HTTPServer(("127.0.0.1", 0), Door) as server:
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            try:
-                yield f"http://127.0.0.1:{server.server_address[1]}"
-            finally:
-                server.shutdown()
-                thread.join()
+        with listening(Door) as door:
+            yield door

@@ -1,5 +1,4 @@
-"""``python -m monitoring status | why | queue | label | dismiss | compact | forget``: what the watch did, the labels back,
-and what becomes of the prediction log.
+"""What the watch did, the labels back, and what becomes of the prediction log: ``python -m monitoring <verb>``.
 
 The watch itself is woken by ``python -m flows.watch``.
 """
@@ -16,10 +15,11 @@ from pipeline.errors import StateError, VisionloopError
 
 HELP = {
     "status": "the champion, the last windows, the open episode, and what to run next",
-    "why": "the last decisions in words: why it alarmed, asked, retrained, or did not",
+    "why": "why didn't it retrain last night? The last decisions in words, with figures",
     "queue": "where the open episode's label queue lies and how to answer it",
     "label": "take labels back: a queue's CSV, a folder of class folders, or Label Studio's JSON export",
     "dismiss": "close the open episode: the drift needs no new model",
+    "approve": "let the episode that waits for a person go on: retrain, or release its challenger",
     "compact": "move the prediction log's closed segments into the archive (log.archive), as partitioned Parquet",
     "forget": "remove requests or images from log, archive and queues, by id",
 }
@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         "--new-class", action="append", default=[], metavar="NAME", help="a class not seen before"
     )
     label.add_argument("--by", default=None, help="who labelled (default: the user's name)")
-    commands["dismiss"].add_argument("--why", required=True, help="for the journal")
+    for verb in ("dismiss", "approve"):
+        commands[verb].add_argument("--why", required=True, help="for the journal")
+    commands["approve"].add_argument("--by", default=None, help="who (default: the user's name)")
     forget = commands["forget"]
     forget.add_argument(
         "ids",
@@ -62,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         "queue": _queue,
         "label": _label,
         "dismiss": _dismiss,
+        "approve": _approve,
         "compact": _compact,
         "forget": _forget,
     }
@@ -103,18 +106,21 @@ def _why(workspace: Workspace, options: argparse.Namespace) -> str:
 def _queue(workspace: Workspace, _: argparse.Namespace) -> str:
     from monitoring import label_queue
     from monitoring.journal import Journal
+    from monitoring.labels import read_labels
+    from monitoring.observation import queue_of
 
     with Journal(workspace.journal) as journal:
         episode = journal.open_episode()
     if episode is None:
         return "No episode is open, so nothing is asked."
-    folder = label_queue.folder_of(workspace, episode.id)
+    folder = label_queue.folder_of(workspace, queue_of(episode))
     readme = folder / "README.txt"
     if not readme.exists():
         raise StateError(f"the queue of episode {episode.id} is not written yet: run `python -m flows.watch`")
-    back = label_queue.labels_of(workspace, episode)
-    asked = len(label_queue.items_of(workspace, episode.id))
-    return f"{workspace.relative(folder)}: {asked} asked, {back} labels back.\n\n{readme.read_text(encoding='utf-8')}"
+    asked = label_queue.items_of(workspace, queue_of(episode))
+    known = {label.image_id for label in read_labels(workspace.labels)}
+    back = sum(item.image_id in known for item in asked)
+    return f"{workspace.relative(folder)}: {len(asked)} asked, {back} labels back.\n\n{readme.read_text(encoding='utf-8')}"
 
 
 def _label(workspace: Workspace, options: argparse.Namespace) -> str:
@@ -134,14 +140,38 @@ def _label(workspace: Workspace, options: argparse.Namespace) -> str:
 
 
 def _dismiss(workspace: Workspace, options: argparse.Namespace) -> str:
-    from monitoring.journal import Journal, dismiss
+    from monitoring.episodes import dismiss
+    from monitoring.journal import Journal
 
     with Journal(workspace.journal) as journal:
         episode = journal.open_episode()
         if episode is None:
             raise StateError("no episode is open, so there is nothing to dismiss")
-        dismiss(journal, episode.id, why=options.why, now=datetime.now(UTC))
+        if not dismiss(journal, episode.id, why=options.why, now=datetime.now(UTC)):
+            raise StateError(
+                f"episode {episode.id} is {episode.state}: its challenger is champion. Roll that back with `python -m "
+                "pipeline.registry rollback`, or let the observation end"
+            )
     return f"Episode {episode.id} is dismissed. The next alarm needs evidence of its own."
+
+
+def _approve(workspace: Workspace, options: argparse.Namespace) -> str:
+    from monitoring.episodes import approve, silent
+    from monitoring.journal import Journal
+    from pipeline.registry import Registry
+
+    champion = Registry(workspace.registry).champion()
+    with Journal(workspace.journal) as journal:
+        episode = journal.open_episode() or (silent(journal, champion.digest) if champion else None)
+        if episode is None:
+            raise StateError("no episode waits for anybody: see `python -m monitoring status`")
+        by = options.by or getpass.getuser()
+        after = approve(journal, episode.id, by=by, why=options.why, now=datetime.now(UTC))
+    if not after.is_open:
+        return (
+            f"Approved: drift like that of episode {after.id} may open another. Next: python -m flows.watch"
+        )
+    return f"Approved: episode {after.id} is {after.state}. Next: python -m flows.watch --act"
 
 
 def _compact(workspace: Workspace, _: argparse.Namespace) -> str:

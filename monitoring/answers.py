@@ -24,8 +24,9 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 class Answer:
     """One image and what somebody called it; ``where`` names it in messages.
 
-    ``label`` is "" where it was left open. ``file`` is the image itself where the answer came with it:
-    ``received`` is then the sha256 of its bytes, and ``image_id`` that of the bytes without their metadata.
+    ``label`` is "" where it was left open, ``hint`` says that only the model's hint stands there. ``file`` is
+    the image itself where the answer came with it: ``received`` is then the sha256 of its bytes, and
+    ``image_id`` that of the bytes without their metadata.
     """
 
     where: str
@@ -34,6 +35,7 @@ class Answer:
     file: Path | None = None
     by: str = ""
     received: str = ""
+    hint: bool = False
 
 
 def read_answers(given: Path) -> list[Answer]:
@@ -102,6 +104,7 @@ def _ids(data: bytes) -> tuple[str, str]:
 
 
 def _label_studio(given: Path, text: str) -> Iterator[Answer]:
+    """Of an export as JSON (a task with its annotations) or JSON-MIN (a row for each annotation)."""
     try:
         tasks = json.loads(text)
     except json.JSONDecodeError as error:
@@ -112,22 +115,53 @@ def _label_studio(given: Path, text: str) -> Iterator[Answer]:
         where = f"{given.name} task {task.get('id', number)}"
         raw = task.get("data")
         data: dict[str, Any] = raw if isinstance(raw, dict) else task
-        image_id = str(data.get("image_id") or PurePosixPath(str(data.get("image", ""))).stem)
-        choices = list(_choices(task))
+        image_id = str(data.get("image_id") or _image_id(str(data.get("image", ""))))
+        annotations = task.get("annotations", [] if data is raw else [_annotation(task)])
+        if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
+            raise DataError(
+                f"{where}: its annotations are missing from {given}: use Label Studio's Export, as JSON"
+            )
+        looked_at = [one for one in annotations if not _is_hint(one)]
+        choices = list(_choices(looked_at))
         if not choices:
-            yield Answer(where, image_id, "")
+            yield Answer(where, image_id, "", hint=len(looked_at) < len(annotations))
         for label, by in choices:
             yield Answer(where, image_id, label, by=by)
 
 
-def _choices(task: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(label, annotator) of a task's annotations; predictions are hints and never read."""
-    if isinstance(task.get("choice") or task.get("label"), str):  # JSON-MIN
-        yield str(task.get("choice") or task.get("label")), str(task.get("annotator", ""))
-        return
-    for annotation in task.get("annotations") or []:
+def _image_id(image: str) -> str:
+    """From a task without ``image_id``: its image's file name, before which an upload puts some letters."""
+    stem = PurePosixPath(image).stem
+    named = re.search(r"[0-9a-f]{64}$", stem)
+    return named[0] if named else stem
+
+
+def _annotation(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of JSON-MIN as the annotation it was made from; one choice is a mere text there."""
+    given = row.get("label") or row.get("choice") or []
+    parts = given if isinstance(given, list) else [given]
+    choices = [name for part in parts for name in (part["choices"] if isinstance(part, dict) else [part])]
+    return {
+        "result": [{"value": {"choices": choices}}],
+        "completed_by": row.get("annotator", ""),
+        # A row does not say whether a prediction is its parent.
+        "parent_prediction": "lead_time" in row,
+        "lead_time": row.get("lead_time"),
+    }
+
+
+def _is_hint(annotation: dict[str, Any]) -> bool:
+    """Made by "Create Annotations From Predictions": a prediction is its parent, and nobody spent time on it."""
+    return bool(annotation.get("parent_prediction")) and not annotation.get("lead_time")
+
+
+def _choices(annotations: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """(label, annotator) of what was submitted; skipped tasks, drafts and predictions are never read."""
+    for annotation in annotations:
         if annotation.get("was_cancelled"):
             continue
+        who = annotation.get("completed_by", "")
+        by = str(who.get("email") or who.get("id", "")) if isinstance(who, dict) else str(who)
         for result in annotation.get("result") or []:
             for label in (result.get("value") or {}).get("choices") or []:
-                yield str(label).strip(), str(annotation.get("completed_by", ""))
+                yield str(label).strip(), by

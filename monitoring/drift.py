@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from monitoring.estimate import Estimate, estimate
 from monitoring.evidence import Event, Yardstick, distances
 from monitoring.reference import Reference
-from monitoring.two_sample import class_shares, holm, kolmogorov_smirnov, mmd
+from monitoring.two_sample import Comparison, compare
 from monitoring.wealth import Wealth
 from monitoring.window import Window
 from pipeline.artifacts import STATISTICS
@@ -34,11 +35,12 @@ class Decision:
     Attributes:
         alarm: the evidence reached ``log10_threshold`` at some image of the window.
         log10_e: the evidence after the window's last image, log10 of the e-value.
-        statistic, p_values, adjusted: squared MMD of the embeddings; p by test, and after Holm.
+        statistic, p_values, adjusted: squared MMD of the embeddings; p by test, and for all tests together.
         leads: what the evidence rests on, strongest first.
         images: that the sequential test has seen by now; ``onset`` of them came before the strongest
             event became too frequent, ``alarm_at`` before the alarm (None without one).
         repeats: images so far that were near-alike to the one before and did not count in full.
+        estimate: accuracy on the window without labels; None where the reference's labels are not known.
     """
 
     alarm: bool
@@ -52,6 +54,7 @@ class Decision:
     onset: int
     alarm_at: int | None
     repeats: int
+    estimate: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,21 +83,21 @@ def observe(
         if alarm_at is None and log_e / np.log(10) >= threshold:
             alarm_at = wealth.seen
     leads, onset = _leads(measure.events, wealth, happened)
-    statistic, p_values = _batch(
-        measure.reference, window, permutations, np.random.default_rng([seed, wealth.seen])
-    )
+    rng = np.random.default_rng([seed, wealth.seen])
+    batch = compared(measure.reference, window, permutations, rng)
     return Decision(
         alarm=alarm_at is not None,
         log10_e=float(wealth.log_e / np.log(10)),
         log10_threshold=threshold,
-        statistic=statistic,
-        p_values=p_values,
-        adjusted=holm(p_values),
+        statistic=batch.statistic,
+        p_values=batch.p,
+        adjusted=batch.adjusted,
         leads=leads,
         images=wealth.seen,
         onset=onset,
         alarm_at=alarm_at,
         repeats=wealth.repeats,
+        estimate=estimate(measure.reference, window),
     )
 
 
@@ -118,20 +121,21 @@ def _leads(events: list[Event], wealth: Wealth, happened: np.ndarray) -> tuple[t
     return leads, wealth.began(chosen[0])
 
 
-def _batch(
-    reference: Reference, window: Window, permutations: int, rng: np.random.Generator
-) -> tuple[float, dict[str, float]]:
+def compared(reference: Reference, window: Window, permutations: int, rng: np.random.Generator) -> Comparison:
+    """The window as a batch against the held-out images of the domains that it shows."""
     like = matched(reference, window)
-    statistic, p = mmd(window.embeddings, reference.embeddings[like], permutations=permutations, rng=rng)
-    p_values = {"embedding": p}
-    for column, name in enumerate(STATISTICS):
-        p_values[name] = kolmogorov_smirnov(window.statistics[:, column], reference.statistics[like, column])
-    p_values["confidence"] = kolmogorov_smirnov(window.confidence, reference.confidence[like])
-    predicted = [reference.predicted[index] for index in like]
-    p_values["classes"] = class_shares(
-        window.labels, predicted, reference.classes, permutations=permutations, rng=rng
+    numbers = {
+        name: (window.statistics[:, column], reference.statistics[like, column])
+        for column, name in enumerate(STATISTICS)
+    }
+    numbers["confidence"] = (window.confidence, reference.confidence[like])
+    return compare(
+        (window.embeddings, reference.embeddings[like]),
+        numbers,
+        (window.labels, [reference.predicted[index] for index in like]),
+        permutations=permutations,
+        rng=rng,
     )
-    return statistic, p_values
 
 
 def matched(reference: Reference, window: Window) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What the watch saw and decided: ``var/journal.sqlite``, one row for each wake-up and each step of an episode.
 
-``python -m monitoring why`` reads it. Three tables: ``steps`` (append-only, the reasons), ``episodes``
-(compare-and-set on a version, so that of two processes one wins and the other is told), ``streams``
+``python -m monitoring why`` reads it. Four tables: ``steps`` (append-only, the reasons), ``episodes``
+(compare-and-set on a version, so that of two processes one wins and the other is told; moves as
+``monitoring.states`` has them), ``leases`` (who works on an episode: ``monitoring.leases``), ``streams``
 (per champion: how far the log is read and the evidence so far). One transaction moves the cursor, the
 evidence and the row that explains them, so a kill leaves all three or none.
 """
@@ -11,71 +12,37 @@ import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from monitoring import states
+from monitoring.records import Episode, Step, episode_of, step_of, stored
 from pipeline.errors import StateError
 
-OPEN_STATES = ("drift_open", "awaiting_labels", "training", "rejected", "failed")
-"""drift_open (alarm, the queue is being written) → awaiting_labels → training → promoted; a verdict against
-the challenger gives rejected, an exception failed: both stay open, since the drift is still there."""
-CLOSED_STATES = ("promoted", "dismissed", "superseded")
+__all__ = ["Episode", "Journal", "Step"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS steps (
     id INTEGER PRIMARY KEY, time TEXT NOT NULL, champion TEXT, episode TEXT, window TEXT, images INTEGER NOT NULL,
     statistic REAL, log10_e REAL, decision TEXT NOT NULL, reason TEXT NOT NULL, evidence TEXT, detail TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS steps_by_decision ON steps (decision);
 CREATE TABLE IF NOT EXISTS episodes (
     id TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, champion TEXT NOT NULL, reference TEXT NOT NULL,
     window TEXT NOT NULL, since TEXT NOT NULL, opened TEXT NOT NULL, changed TEXT NOT NULL, why TEXT NOT NULL,
     queue TEXT, labels_used INTEGER NOT NULL, retrain_started TEXT, challenger TEXT
 );
+CREATE TABLE IF NOT EXISTS leases (
+    episode TEXT PRIMARY KEY, token INTEGER NOT NULL, owner TEXT, beat REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS streams (champion TEXT PRIMARY KEY, cursor TEXT NOT NULL, evidence TEXT NOT NULL);
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One row of the journal. ``statistic`` is the window's MMD; ``log10_e`` the evidence after it."""
-
-    time: datetime
-    decision: str
-    reason: str
-    champion: str | None = None
-    episode: str | None = None
-    window: str | None = None
-    images: int = 0
-    statistic: float | None = None
-    log10_e: float | None = None
-    evidence: str | None = None
-    detail: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Episode:
-    """One drift from its alarm to a new champion. ``since`` is the time of the first image that moved."""
-
-    id: str
-    version: int
-    state: str
-    champion: str
-    reference: str
-    window: str
-    since: datetime
-    opened: datetime
-    changed: datetime
-    why: str
-    queue: str | None = None
-    labels_used: int = 0
-    retrain_started: datetime | None = None
-    challenger: str | None = None
-
-    @property
-    def is_open(self) -> bool:
-        return self.state in OPEN_STATES
+ADDED = {
+    "trigger": "TEXT NOT NULL DEFAULT 'drift'", "signature": "TEXT", "configuration": "TEXT", "dataset": "TEXT",
+    "asks": "TEXT", "approved": "TEXT", "refused": "TEXT", "promoted": "TEXT",
+}  # fmt: skip
+"""Columns of ``episodes`` that older journals lack; they are added when one is opened."""
 
 
 class Journal:
@@ -95,9 +62,24 @@ class Journal:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(SCHEMA)
+                self._bring_up_to_date()
             except sqlite3.Error:
                 self._db.close()
                 raise
+
+    def _bring_up_to_date(self) -> None:
+        """Add the columns that an older journal lacks; there, ``promoted`` was the end."""
+        if ADDED.keys() <= self._columns():
+            return
+        with self.transaction():
+            before = self._columns()  # another process may just have done it
+            for name in ADDED.keys() - before:
+                self._db.execute(f"ALTER TABLE episodes ADD COLUMN {name} {ADDED[name]}")
+            if "trigger" not in before:
+                self._db.execute("UPDATE episodes SET state = 'monitoring' WHERE state = 'promoted'")
+
+    def _columns(self) -> set[str]:
+        return {row["name"] for row in self._db.execute("PRAGMA table_info(episodes)")}
 
     def __enter__(self) -> "Journal":
         return self
@@ -138,14 +120,28 @@ class Journal:
         """Append one row."""
         row = dataclasses.asdict(step)
         row["detail"] = json.dumps(step.detail)
-        self._insert("steps", {name: _stored(value) for name, value in row.items()})
+        self._insert("steps", {name: stored(value) for name, value in row.items()})
 
     def steps(self, limit: int | None = None) -> list[Step]:
         """The last ``limit`` rows (all by default), oldest first."""
         query = "SELECT * FROM (SELECT * FROM steps ORDER BY id DESC LIMIT ?) ORDER BY id"
         with self._translated():
             rows = self._db.execute(query, (-1 if limit is None else limit,)).fetchall()
-        return [_step(row) for row in rows]
+        return [step_of(row) for row in rows]
+
+    def retrains(self) -> list[datetime]:
+        """When each retrain started.
+
+        No later than the rows after it: one that was written while the clock stood in the future would otherwise
+        count until then.
+        """
+        query = """
+            SELECT CASE WHEN time > (SELECT time FROM steps ORDER BY id DESC LIMIT 1)
+                THEN (SELECT min(time) FROM steps AS later WHERE later.id >= one.id) ELSE time END AS started
+            FROM steps AS one WHERE decision IN ('dataset_frozen', 'training') AND detail LIKE '%"started": true%'
+        """
+        with self._translated():
+            return [datetime.fromisoformat(row["started"]) for row in self._db.execute(query).fetchall()]
 
     def stream(self, champion: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """(cursor, evidence) of a champion's stream, both empty before its first window."""
@@ -167,13 +163,13 @@ class Journal:
             row = self._db.execute("SELECT * FROM episodes WHERE id = ?", (episode_id,)).fetchone()
         if row is None:
             raise StateError(f"{self.path} holds no episode {episode_id}: see `python -m monitoring status`")
-        return _episode(row)
+        return episode_of(row)
 
     def episodes(self) -> list[Episode]:
         """All episodes, oldest first."""
         with self._translated():
             rows = self._db.execute("SELECT * FROM episodes ORDER BY opened, rowid").fetchall()
-        return [_episode(row) for row in rows]
+        return [episode_of(row) for row in rows]
 
     def open_episode(self) -> Episode | None:
         """The one episode that is open, if any."""
@@ -181,7 +177,7 @@ class Journal:
         return found[-1] if found else None
 
     def begin(self, episode: Episode) -> Episode:
-        """Open an episode; the same id a second time changes nothing and returns what is there.
+        """Open an episode; the same id a second time, however late, changes nothing and returns what is there.
 
         Raises:
             StateError: another episode is open.
@@ -194,18 +190,22 @@ class Journal:
             if other is not None:
                 raise StateError(f"the episode {other.id} is open ({other.state}); one at a time")
             self._insert(
-                "episodes", {name: _stored(value) for name, value in dataclasses.asdict(episode).items()}
+                "episodes", {name: stored(value) for name, value in dataclasses.asdict(episode).items()}
             )
         return episode
 
     def move(self, episode: Episode, state: str, *, now: datetime, **changes: Any) -> Episode:
         """Compare-and-set: to ``state`` if nobody moved the episode since it was read.
 
+        To the state that it is in, only ``changes`` are written.
+
         Raises:
-            StateError: somebody did; nothing was changed.
+            StateError: somebody did, or ``monitoring.states`` has no such move; nothing was changed.
         """
+        if state != episode.state and (not episode.is_open or not states.allowed(episode.state, state)):
+            raise StateError(f"episode {episode.id} is {episode.state}: from there nothing leads to {state}")
         after = dataclasses.replace(episode, state=state, changed=now, version=episode.version + 1, **changes)
-        values = {name: _stored(value) for name, value in dataclasses.asdict(after).items()}
+        values = {name: stored(value) for name, value in dataclasses.asdict(after).items()}
         names = ", ".join(f"{name} = :{name}" for name in values)
         with self._translated():
             moved = self._db.execute(
@@ -216,91 +216,21 @@ class Journal:
             raise StateError(f"episode {episode.id} was moved by another process: run the command again")
         return after
 
+    def lease(self, episode_id: str) -> tuple[int, str | None, float] | None:
+        """(token, owner, last heartbeat) of an episode's lease: what ``monitoring.leases`` reads."""
+        with self._translated():
+            query = "SELECT token, owner, beat FROM leases WHERE episode = ?"
+            row = self._db.execute(query, (episode_id,)).fetchone()
+        return tuple(row) if row else None
+
+    def save_lease(self, episode_id: str, token: int, owner: str | None, beat: float) -> None:
+        """Write it; inside the transaction that has looked at it."""
+        with self._translated():
+            values = (episode_id, token, owner, beat)
+            self._db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)", values)
+
     def _insert(self, table: str, values: dict[str, Any]) -> None:
         names = ", ".join(values)
         marks = ", ".join(f":{name}" for name in values)
         with self._translated():
             self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)  # noqa: S608 - our own names
-
-
-def mark_retrain_started(journal: Journal, episode_id: str, *, now: datetime, labels: int) -> bool:
-    """A retrain for the episode begins with ``labels`` labelled images; call it before the work.
-
-    Returns:
-        False where the episode is training already, or closed: a duplicated event does nothing.
-    """
-    with journal.transaction():
-        episode = journal.episode(episode_id)
-        if episode.state not in ("awaiting_labels", "rejected", "failed"):
-            return False
-        journal.move(episode, "training", now=now, retrain_started=now, labels_used=labels)
-        reason = f"retraining started with {labels} labelled images of episode {episode_id}"
-        journal.record(dataclasses.replace(_of(episode, now, "training", reason), detail={"started": True}))
-    return True
-
-
-def retrains_since(journal: Journal, since: datetime) -> int:
-    """How many retrains have started since then."""
-    return sum(step.time >= since and bool(step.detail.get("started")) for step in journal.steps())
-
-
-def mark_promoted(journal: Journal, episode_id: str, *, challenger: str, now: datetime) -> bool:
-    """The challenger became champion; closes the episode. False where it is closed already."""
-    why = f"the challenger {challenger[:12]} was promoted"
-    return _end(journal, episode_id, "promoted", why, now, challenger)
-
-
-def mark_rejected(journal: Journal, episode_id: str, *, challenger: str, why: str, now: datetime) -> bool:
-    """The verdict was not PROMOTE: the episode stays open and waits for more labels or a person."""
-    return _end(journal, episode_id, "rejected", f"the challenger was not promoted: {why}", now, challenger)
-
-
-def mark_failed(journal: Journal, episode_id: str, *, why: str, now: datetime) -> bool:
-    """The retrain broke (an exception, not a verdict): it may be started again after the cooldown."""
-    return _end(journal, episode_id, "failed", f"the retrain broke: {why}", now, None)
-
-
-def dismiss(journal: Journal, episode_id: str, *, why: str, now: datetime) -> bool:
-    """A person says that the drift needs no new model; closes the episode."""
-    return _end(journal, episode_id, "dismissed", f"dismissed: {why}", now, None)
-
-
-def supersede(journal: Journal, episode_id: str, *, champion: str, now: datetime) -> bool:
-    """Somebody else became champion meanwhile (a rollback, a release by hand); closes the episode."""
-    return _end(journal, episode_id, "superseded", f"{champion[:12]} became champion meanwhile", now, None)
-
-
-def _end(
-    journal: Journal, episode_id: str, state: str, why: str, now: datetime, challenger: str | None
-) -> bool:
-    with journal.transaction():
-        episode = journal.episode(episode_id)
-        if not episode.is_open or episode.state == state:
-            return False
-        journal.move(episode, state, now=now, challenger=challenger or episode.challenger)
-        journal.record(_of(episode, now, state, why))
-    return True
-
-
-def _of(episode: Episode, now: datetime, decision: str, reason: str) -> Step:
-    return Step(time=now, champion=episode.champion, episode=episode.id, decision=decision, reason=reason)
-
-
-def _stored(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds")
-    return value
-
-
-def _step(row: sqlite3.Row) -> Step:
-    values = {name: row[name] for name in row.keys() if name != "id"}  # noqa: SIM118 - a Row iterates over its values
-    return Step(
-        **values | {"time": datetime.fromisoformat(values["time"]), "detail": json.loads(values["detail"])}
-    )
-
-
-def _episode(row: sqlite3.Row) -> Episode:
-    values = dict(row)
-    for name in ("since", "opened", "changed", "retrain_started"):
-        values[name] = values[name] and datetime.fromisoformat(values[name])
-    return Episode(**values)

@@ -22,7 +22,7 @@ from pipeline.artifacts import (
 )
 from pipeline.params import Params
 
-COLUMNS = ("image_id", "file", "why", "predicted", "confidence", "novelty", "label", "note")
+COLUMNS = ("image_id", "file", "why", "predicted", "confidence", "domain_score", "label", "note")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Item:
     """One image of the queue.
 
     ``image_id`` is the sha256 of the file that is asked, which carries no metadata; ``received`` that of the
-    bytes as production sent them, with it.
+    bytes as production sent them, with it. ``domain_score``: how unlike the old images it is, .5 not at all, 1
+    surely another kind.
     """
 
     image_id: str
@@ -39,7 +40,7 @@ class Item:
     why: str
     predicted: str
     confidence: float
-    novelty: float
+    domain_score: float
     source: str
     dhash: str
     received: str = ""
@@ -119,12 +120,16 @@ def _csv(items: Sequence[Item]) -> str:
     writer.writerow(COLUMNS)
     for item in items:
         shown = safe_cell(item.predicted)
-        writer.writerow([item.image_id, item.file, item.why, shown, item.confidence, item.novelty, "", ""])
+        writer.writerow(
+            [item.image_id, item.file, item.why, shown, item.confidence, item.domain_score, "", ""]
+        )
     return stream.getvalue()
 
 
 def _task(item: Item, champion: str) -> dict[str, Any]:
+    """In Label Studio's JSON task format: `data`, and `predictions` that it shows as pre-annotations."""
     choice = {
+        "id": item.image_id[:10],
         "from_name": "label",
         "to_name": "image",
         "type": "choices",
@@ -146,7 +151,8 @@ def _task(item: Item, champion: str) -> dict[str, Any]:
 def _labelling_page(classes: Sequence[str]) -> str:
     choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in classes)
     return (
-        '<View>\n  <Image name="image" value="$image"/>\n'
+        '<View>\n  <Header value="A class that is marked already is the model\'s hint, and often wrong here."/>\n'
+        '  <Image name="image" value="$image"/>\n'
         f'  <Choices name="label" toName="image" choice="single">\n{choices}\n  </Choices>\n</View>\n'
     )
 
@@ -167,16 +173,23 @@ How to answer, either way:
  1. Open queue.csv beside the images, write a class into the column `label` (leave it empty where you are not
     sure), save as CSV, and run
         python -m monitoring label {queue_path(episode)}queue.csv
- 2. Label Studio: serve this folder as local files, take labelstudio.xml as the labelling page, import
-    labelstudio.json, export JSON, and run
+ 2. Label Studio, started in this folder, which it may then read:
+        LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="$PWD" label-studio start
+    In a new project take labelstudio.xml as the labelling interface (its code); under cloud storage add a source
+    storage of local files, the absolute path of images/ (without it no image is shown; it needs no sync); import
+    labelstudio.json. Submit each answer, skip where you are not sure. Export as JSON or JSON-MIN, and run
         python -m monitoring label <export.json>
 
-The column `predicted` is the model's guess, a hint and often wrong here. The classes:
+The column `predicted`, and what Label Studio shows as a prediction, is the model's guess: a hint, and often wrong
+here. It never becomes a label by itself, nor do annotations that Label Studio creates from predictions.
+The classes:
 {listed}
 A class that is not in this list is taken with --new-class <name>.
 
-{at_random} of the images were drawn at random (`why` = random): answer those first, they alone tell the
-accuracy, and the new test images come from them. {needed} labels start a retrain.
+{at_random} of the images were drawn at random (`why` = random): answer those first and all of them, they alone tell
+the accuracy, and the new test images come from them. It is the accuracy over distinct scenes: of near-alike images
+one is asked, however often they came. The others were chosen because they are unlike the old images, unlike each
+other, and the model is unsure of them: on them it errs more often. {needed} labels start a retrain.
 """
 
 

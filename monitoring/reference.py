@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.artifacts import REFERENCE, REFERENCES, STATISTICS, digest_file, read_json, read_table
 from pipeline.errors import DataError
+from pipeline.images import LOOKS
 from pipeline.registry import Registry
 
 MIN_DOMAIN = 30
@@ -31,6 +32,8 @@ class Reference:
         groups: near-alike shots share one; the tests count a group once.
         domains: where each image came from, small ones pooled with the largest (``MIN_DOMAIN``).
         thumbnails: JPEG bytes, for contact sheets.
+        labels: what the images show; empty where that is not known.
+        looks: (n, looks) numbers of ``pipeline.images.look``, NaN where not measured; None without any.
     """
 
     champion: str
@@ -45,6 +48,8 @@ class Reference:
     groups: tuple[str, ...]
     domains: tuple[str, ...]
     thumbnails: tuple[bytes, ...]
+    labels: tuple[str, ...] = ()
+    looks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -53,6 +58,13 @@ class Reference:
     def confidence(self) -> np.ndarray:
         """(n,) the largest probability of each image."""
         return self.probabilities.max(axis=1)
+
+    @property
+    def correct(self) -> np.ndarray | None:
+        """(n,) bool, whether the champion named each image rightly; None where that is not known."""
+        if not self.labels:
+            return None
+        return np.array([was == said for was, said in zip(self.labels, self.predicted, strict=True)])
 
     @cached_property
     def representatives(self) -> np.ndarray:
@@ -96,7 +108,21 @@ def load(registry: Registry, champion: str, form: str = "onnx") -> Reference:
         groups=groups,
         domains=_pooled(table["domain"].to_pylist(), groups),
         thumbnails=tuple(table["thumbnail"].to_pylist()),
+        labels=_labels(table["label"].to_pylist()),
+        looks=_looks(table["look"].to_pylist()),
     )
+
+
+def _labels(column: Sequence[str | None]) -> tuple[str, ...]:
+    known = tuple(label for label in column if label is not None)
+    return known if len(known) == len(column) else ()
+
+
+def _looks(column: Sequence[list[float] | None]) -> np.ndarray | None:
+    if all(numbers is None for numbers in column):
+        return None
+    unknown = [float("nan")] * len(LOOKS)
+    return np.array([unknown if numbers is None else numbers for numbers in column], dtype=np.float32)
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:

@@ -22,11 +22,13 @@ MARKS = 500
 class Stream:
     """State between wake-ups is the journal's ``streams`` row: the cursor, the wealth, the marks.
 
-    ``alarmed`` is the episode that the evidence last opened.
+    ``alarmed`` is the episode that the evidence last opened; ``calm`` whether the evidence has been down to
+    nothing since that one ended.
     """
 
     name: str
     champion: str
+    promoted: datetime
     workspace: Workspace
     params: Params
     measure: Yardstick
@@ -34,6 +36,7 @@ class Stream:
     log: Log
     marks: list[list[Any]]
     alarmed: str | None
+    calm: bool
 
     @classmethod
     def of(cls, workspace: Workspace, params: Params, champion: Champion, journal: Journal) -> "Stream":
@@ -47,6 +50,7 @@ class Stream:
         return cls(
             name=name,
             champion=champion.digest,
+            promoted=_utc(champion.since),
             workspace=workspace,
             params=params,
             measure=measure,
@@ -62,11 +66,13 @@ class Stream:
             ),
             marks=evidence.get("marks", []),
             alarmed=evidence.get("alarmed"),
+            calm=evidence.get("calm", True),
         )
 
-    def next_window(self) -> Window | None:
-        """The next window that is large enough, or None."""
-        return self.log.next_window(self.params.watch.window, self.params.watch.min_window)
+    def next_window(self, *, closely: bool = False) -> Window | None:
+        """The next window that is large enough, or None; ``closely``, as small as windows may be."""
+        least = self.params.watch.min_window
+        return self.log.next_window(least if closely else self.params.watch.window, least)
 
     def waiting(self) -> int:
         """Images that are too few for a window."""
@@ -77,7 +83,7 @@ class Stream:
         self.marks.append([self.wealth.seen, window.rows[0].time.isoformat()])
         del self.marks[:-MARKS]
         watch = self.params.watch
-        return observe(
+        decision = observe(
             self.measure,
             self.wealth,
             window,
@@ -85,16 +91,23 @@ class Stream:
             permutations=watch.permutations,
             seed=self.params.seed,
         )
+        self.calm = self.calm or decision.log10_e <= 0
+        return decision
 
     def save(self, journal: Journal) -> None:
         """Write cursor and evidence; inside the transaction that journals the decision."""
-        evidence = {"wealth": self.wealth.to_dict(), "marks": self.marks, "alarmed": self.alarmed}
+        evidence = {
+            "wealth": self.wealth.to_dict(),
+            "marks": self.marks,
+            "alarmed": self.alarmed,
+            "calm": self.calm,
+        }
         journal.save_stream(self.name, self.log.position(), evidence)
 
     def restart(self, after: datetime) -> None:
         """Drop the evidence, and the images up to ``after``: the next alarm has to come from later ones."""
         self.wealth = Wealth(self.measure.events)
-        self.marks, self.alarmed = [], None
+        self.marks, self.alarmed, self.calm = [], None, False
         log = self.log
         self.log = Log(
             log.folder,

@@ -5,6 +5,7 @@ trigger is the sequential test of ``monitoring.evidence``.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,8 +13,61 @@ from monitoring.evidence import distances
 
 BANDWIDTHS = (0.5, 1.0, 2.0)
 """Of the RBF kernels that are averaged, in units of the median distance."""
+COMPONENTS = 50
+RIDGE = 0.005
+"""Of the largest component's variance, so that mere noise is not blown up."""
+SHARES = {"embedding": 0.3, "embedding_whitened": 0.3}
+"""Of the level, spent on these tests; the others share the rest."""
 MOST = 1000
 """Images a side in the kernel test; more are thinned evenly."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several tests of one window: ``p`` of each alone, ``adjusted`` for all of them together.
+
+    Attributes:
+        statistic: unbiased squared MMD of the embeddings.
+    """
+
+    statistic: float
+    p: dict[str, float]
+    adjusted: dict[str, float]
+
+
+def compare(
+    embeddings: tuple[np.ndarray, np.ndarray],
+    numbers: dict[str, tuple[np.ndarray, np.ndarray]],
+    classes: tuple[Sequence[str], Sequence[str]],
+    *,
+    permutations: int,
+    rng: np.random.Generator,
+) -> Comparison:
+    """Embeddings (n, d), numbers (n,) and predicted classes (n) of a window against a reference's m.
+
+    Kernel tests (of the embeddings as they are, and whitened: what moves along a quiet direction is lost among the
+    loud ones otherwise), Kolmogorov and Smirnov's, and chi-squared, all on the same permutations of who is who: each p
+    is exact at any n, and what the tests share is not paid for twice, as Holm's rule would (Westfall and Young,
+    "Resampling-based multiple testing", 1993: step-down minP, weighted by ``SHARES``). ``min(adjusted) <= level`` is
+    a test of that level.
+    """
+    n, m = (len(side) for side in embeddings)
+    kept = np.concatenate([_kept(n), n + _kept(m)])
+    signs = _signs(min(n, MOST), min(m, MOST), permutations, rng)
+    points = np.concatenate(embeddings)[kept].astype(np.float32)
+    kernel = _kernel(points)
+    found = {
+        "embedding": _quadratic(signs, kernel),
+        "embedding_whitened": _quadratic(signs, _kernel(_whitened(points))),
+    }
+    found |= {name: _largest_gap(signs, np.concatenate(pair)[kept]) for name, pair in numbers.items()}
+    found["classes"] = _class_gap(signs, np.array([*classes[0], *classes[1]])[kept])
+    ranks = {name: _ranked(values) for name, values in found.items()}
+    return Comparison(
+        statistic=_unbiased(kernel, min(n, MOST)),
+        p={name: float(p[0]) for name, p in ranks.items()},
+        adjusted=_together(ranks),
+    )
 
 
 def mmd(x: np.ndarray, y: np.ndarray, *, permutations: int, rng: np.random.Generator) -> tuple[float, float]:
@@ -23,18 +77,81 @@ def mmd(x: np.ndarray, y: np.ndarray, *, permutations: int, rng: np.random.Gener
     permutations in one matrix product; p = (1 + k) / (1 + B), never 0 (Gretton et al., "A kernel
     two-sample test", JMLR 2012; Phipson and Smyth, 2010).
     """
-    x, y = _thinned(x), _thinned(y)
-    n, m = len(x), len(y)
+    x, y = x[_kept(len(x))], y[_kept(len(y))]
     kernel = _kernel(np.concatenate([x, y]).astype(np.float32))
-    signs = np.where(np.arange(n + m) < n, np.float32(1 / n), np.float32(-1 / m))
-    weights = np.tile(signs, (permutations + 1, 1))
-    weights[1:] = rng.permuted(weights[1:], axis=1)
-    # Both sides of the comparison carry the same diagonal, sum of signs² = 1/n + 1/m.
-    values = np.einsum("bi,bi->b", weights @ kernel, weights)
-    exceeding = int(np.sum(values[1:] >= values[0] - 1e-9))
-    within_x, within_y = kernel[:n, :n], kernel[n:, n:]
-    statistic = _off_diagonal(within_x) + _off_diagonal(within_y) - 2 * float(kernel[:n, n:].mean())
-    return statistic, (1 + exceeding) / (1 + permutations)
+    values = _quadratic(_signs(len(x), len(y), permutations, rng), kernel)
+    return _unbiased(kernel, len(x)), float(_ranked(values)[0])
+
+
+def _signs(n: int, m: int, permutations: int, rng: np.random.Generator) -> np.ndarray:
+    """(1 + permutations, n + m) float32: 1/n for who is on the first side, -1/m on the other; as observed in row 0."""
+    first = np.where(np.arange(n + m) < n, np.float32(1 / n), np.float32(-1 / m))
+    signs = np.tile(first, (permutations + 1, 1))
+    signs[1:] = rng.permuted(signs[1:], axis=1)
+    return signs
+
+
+def _quadratic(signs: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """(b,) biased squared MMD; every row carries the same diagonal, sum of signs squared = 1/n + 1/m."""
+    return np.einsum("bi,bi->b", signs @ kernel, signs)
+
+
+def _largest_gap(signs: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(b,) largest gap between the two sides' distribution functions."""
+    order = np.argsort(values, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(values[order]) > 0), len(values) - 1)  # of each run of ties
+    return np.asarray(np.abs(np.cumsum(signs[:, order], axis=1, dtype=np.float64)[:, last]).max(axis=1))
+
+
+def _class_gap(signs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(b,) chi-squared of the classes' shares, but for a factor that all rows share."""
+    names, index = np.unique(labels, return_inverse=True)
+    one_hot = np.eye(len(names), dtype=np.float32)[index]
+    return np.asarray((np.square(signs @ one_hot) / one_hot.sum(axis=0)).sum(axis=1))
+
+
+def _ranked(values: np.ndarray) -> np.ndarray:
+    """(b,) for each row the share of rows, itself included, whose statistic is as large: its p."""
+    rounded = np.round(
+        values / max(float(np.abs(values).max()), 1e-30), 6
+    )  # equal but for the order of a sum
+    return np.asarray((len(values) - np.searchsorted(np.sort(rounded), rounded, side="left")) / len(values))
+
+
+def _together(ranks: dict[str, np.ndarray]) -> dict[str, float]:
+    """Westfall and Young's step-down: how often chance alone gives as small a weighted p in any test that is left."""
+    others = [name for name in ranks if name not in SHARES]
+    rest = (1.0 - sum(SHARES.values())) / max(1, len(others))
+    weighted = {name: p / SHARES.get(name, rest) for name, p in ranks.items()}
+    order = sorted(weighted, key=lambda name: float(weighted[name][0]))
+    adjusted, largest = {}, 0.0
+    for position, name in enumerate(order):
+        least = np.min([weighted[other] for other in order[position:]], axis=0)
+        largest = max(largest, float(np.mean(least <= weighted[name][0] + 1e-12)))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in ranks}
+
+
+def _unbiased(kernel: np.ndarray, n: int) -> float:
+    within = _off_diagonal(kernel[:n, :n]) + _off_diagonal(kernel[n:, n:])
+    return within - 2 * float(kernel[:n, n:].mean())
+
+
+def _whitened(points: np.ndarray) -> np.ndarray:
+    """(n, d) -> (n, k): the leading principal components of both sides together, each near unit variance.
+
+    A function of the pooled sample alone, so the permutation test of what comes of it is exact.
+    """
+    points = points - points.mean(axis=0)
+    if len(points) < points.shape[1]:
+        power, axes = np.linalg.eigh(points @ points.T)
+        power, axes = power[::-1][:COMPONENTS], axes[:, ::-1][:, :COMPONENTS]
+        scores = axes * np.sqrt(np.maximum(power, 0.0))
+    else:
+        power, axes = np.linalg.eigh(points.T @ points)
+        power, axes = power[::-1][:COMPONENTS], axes[:, ::-1][:, :COMPONENTS]
+        scores = points @ axes
+    return np.asarray(scores / np.sqrt(np.maximum(power, 0.0) + RIDGE * max(float(power[0]), 1e-12)))
 
 
 def _kernel(points: np.ndarray) -> np.ndarray:
@@ -57,10 +174,9 @@ def _off_diagonal(square: np.ndarray) -> float:
     )
 
 
-def _thinned(points: np.ndarray) -> np.ndarray:
-    if len(points) <= MOST:
-        return points
-    return points[np.linspace(0, len(points) - 1, MOST).astype(int)]
+def _kept(count: int) -> np.ndarray:
+    """Indices of at most MOST of ``count`` images, evenly spread."""
+    return np.linspace(0, count - 1, min(count, MOST)).astype(int)
 
 
 def kolmogorov_smirnov(x: np.ndarray, y: np.ndarray) -> float:

@@ -7,27 +7,32 @@ whole or again, and of two at once the second does nothing.
 
 import contextlib
 import fcntl
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
-from monitoring import contact_sheet, dashboard, label_queue
+from monitoring import dashboard, label_queue, observation, shadow
 from monitoring.drift import Decision
-from monitoring.journal import Episode, Journal, Step, mark_promoted, retrains_since, supersede
-from monitoring.policy import Action, Situation, decide
+from monitoring.episodes import abandoned, mark_promoted, mark_rolled_back, step_about, supersede
+from monitoring.faults import looks_of
+from monitoring.journal import Episode, Journal, Step
+from monitoring.opening import EXPLAINED, ask, ask_more, folder_of, new_episode, triggered
+from monitoring.policy import Action
+from monitoring.publish import publish
+from monitoring.risk import labelled
+from monitoring.sensitivity import smallest
+from monitoring.situation import Alarm, decided, signature_of
+from monitoring.states import STANDING
 from monitoring.stream import Stream
+from monitoring.traffic import traffic
 from monitoring.triage import Explanation, explain
+from monitoring.triggers import Due, due, unlearnable
 from monitoring.window import Window
 from monitoring.words import evidence_in_words
-from pipeline.artifacts import Workspace, write_json, write_text
+from pipeline.artifacts import Workspace
 from pipeline.params import Params
 from pipeline.registry import Registry
-
-MONTH = timedelta(days=30)
-EXPLAINED = 500
-"""Images since the drift began that the explanation and the queue look at, at most."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Outcome:
 
     @property
     def retrain(self) -> bool:
-        return self.decision == "retrain"
+        """Start ``flows.retrain`` for the episode: it begins, or goes on where a release is to be finished."""
+        return self.decision in ("retrain", "release")
 
 
 def wake(workspace: Workspace, params: Params, *, now: datetime, draw: bool = True) -> Outcome:
@@ -82,10 +88,12 @@ def wake(workspace: Workspace, params: Params, *, now: datetime, draw: bool = Tr
             if champion is None:
                 reason = "there is no champion to watch: run `dvc repro` and `python -m flows.release`"
                 journal.record(Step(time=now, decision="no_champion", reason=reason))
-                return Outcome(decision="no_champion", reason=reason)
+                nothing = Outcome(decision="no_champion", reason=reason)
+                return replace(nothing, report_error=publish(workspace, journal, now=now))
             stream = Stream.of(workspace, params, champion, journal)
             outcome = _Wake(stream, journal, now).run()
-            return _drawn(outcome, stream, journal, now) if draw else outcome
+            outcome = _drawn(outcome, stream, journal, now) if draw else outcome
+            return replace(outcome, report_error=publish(workspace, journal, now=now) or outcome.report_error)
 
 
 @contextlib.contextmanager
@@ -114,49 +122,90 @@ class _Wake:
     def workspace(self) -> Workspace:
         return self.stream.workspace
 
+    @property
+    def images(self) -> Path:
+        return self.workspace.log / "images"
+
     def run(self) -> Outcome:
-        closed = self._close_of_another_champion()
+        closed = self._caught_up()
         alarmed = self.stream.alarmed and self.journal.episode(self.stream.alarmed)
         if alarmed and not alarmed.is_open:
             self.stream.restart(alarmed.changed)
-        while (window := self.stream.next_window()) is not None:
+        while (window := self.stream.next_window(closely=self._is_observing())) is not None:
             self._take(window)
+        overdue = self._due()
         episode = self.journal.open_episode()
+        if episode is None and overdue is not None:
+            episode = triggered(self.stream, self.journal, overdue, self.now)
         if episode is None:
-            return self._without_episode(closed)
+            return self._without_episode(closed, overdue)
         if episode.state == "drift_open":
-            return self._with_episode(*self._ask(episode))
-        if episode.state == "awaiting_labels" and self.seen:
-            self._ask_more(episode)
+            windows = [seen.window for seen in self.seen]
+            return self._with_episode(*ask(self.stream, self.journal, episode, self.now, windows))
+        if episode.state == "awaiting_labels" and episode.trigger == "drift" and self.seen:
+            ask_more(self.stream, self.journal, episode, self.now)
+        if self._is_observing():
+            observation.ask(self.stream, episode)
         return self._with_episode(episode, None)
 
-    def _close_of_another_champion(self) -> Episode | None:
+    def _is_observing(self) -> bool:
         episode = self.journal.open_episode()
+        return episode is not None and episode.state in STANDING
+
+    def _caught_up(self) -> Episode | None:
+        """What happened since the last wake-up: a pointer that moved, a worker that is gone. The episode that it closed."""
         champion = self.stream.champion
-        if episode is None or episode.champion == champion:
+        self._end_shadow(champion)
+        episode = self.journal.open_episode()
+        if episode is None:
             return None
-        if episode.challenger == champion or episode.state == "training":
-            mark_promoted(self.journal, episode.id, challenger=champion, now=self.now)
-        else:
+        promoted = episode.challenger == champion and mark_promoted(
+            self.journal, episode.id, challenger=champion, now=self.now
+        )
+        if promoted or (episode.challenger == champion and episode.state in STANDING):
+            if self.stream.params.watch.observe_images == 0:
+                self._with_episode(self.journal.episode(episode.id), None)
+        elif episode.champion != champion:
             supersede(self.journal, episode.id, champion=champion, now=self.now)
-        return self.journal.episode(episode.id)
+        elif episode.state in STANDING:
+            why = f"{champion[:12]} is champion again: the pointer was moved back"
+            mark_rolled_back(self.journal, episode.id, why=why, now=self.now)
+        else:
+            abandoned(self.journal, episode, self.now)
+        episode = self.journal.episode(episode.id)
+        return None if episode.is_open else episode
+
+    def _end_shadow(self, champion: str) -> None:
+        """Nobody needs the answers of a challenger that became champion, or whose episode is closed."""
+        digest = shadow.requested(self.workspace)
+        own = [one for one in self.journal.episodes() if one.challenger == digest]
+        if digest == champion or (own and not any(one.is_open for one in own)):
+            shadow.end(self.workspace)
 
     def _take(self, window: Window) -> None:
         """One window: into the evidence, a decision, and all of it into the journal at once."""
         decision = self.stream.observe(window)
         since = self.stream.time_of(decision.onset) if decision.alarm else None
-        words = evidence_in_words(decision, since)
-        episode = self.journal.open_episode()
-        action = self._decide(episode, len(window), alarm=decision.alarm, words=words)
-        kind = "drifting" if episode else action.kind
-        reason = words if episode else action.reason
-        if kind == "drift_open":
-            shifted = self.stream.since(since or window.rows[0].time, EXPLAINED) or window
-            reason = f"{explain(self.stream.measure, shifted).text} {words}"
+        began = since or window.rows[0].time
+        alarm = Alarm(decision.alarm, evidence_in_words(decision, since))
+        episode = standing = self.journal.open_episode()
+        # A new drift ends an observation that has its number of images, unless the champion is to be rolled back.
+        over = self._decide(episode, 0, alarm) if alarm.raised and episode else None
+        if over and over.state == "monitoring":
+            episode = None
+        explanation = None
+        if alarm.raised and episode is None:
+            shifted = self.stream.since(began, EXPLAINED) or window
+            explanation = explain(self.stream.measure, shifted, looks_of(shifted, self.images))
+            alarm = replace(alarm, signature=signature_of(explanation))
+        action = self._decide(None, len(window), alarm)
+        if explanation is not None and action.kind == "drift_open":
+            action = replace(action, reason=f"{explanation.text} {action.reason}")
+        drifting = episode is not None and (alarm.raised or episode.state not in STANDING)
         step = Step(
             time=self.now,
-            decision=kind,
-            reason=reason,
+            decision="drifting" if drifting else action.kind,
+            reason=alarm.words if drifting else action.reason,
             champion=self.stream.champion,
             episode=episode.id if episode else None,
             window=window.name,
@@ -164,123 +213,41 @@ class _Wake:
             statistic=decision.statistic,
             log10_e=decision.log10_e,
             detail=decision.to_dict()
-            | {"first": window.rows[0].time.isoformat(), "dropped": self.stream.log.dropped},
+            | {"first": window.rows[0].time.isoformat(), "dropped": self.stream.log.dropped}
+            | {"traffic": traffic(window)},
         )
         with self.journal.transaction():
-            if kind == "drift_open":
-                began = self.journal.begin(self._new_episode(window, since, reason))
-                self.stream.alarmed = began.id
-                step = replace(step, episode=began.id, evidence=self._named(self._folder(began)))
+            if over and over.state == "monitoring" and standing:
+                self._moved(standing, over)
+            if step.decision == "drift_open":
+                opened = new_episode(self.stream, window.name, since=began, why=step.reason, now=self.now)
+                opened = self.journal.begin(replace(opened, signature=alarm.signature))
+                self.stream.alarmed = opened.id
+                evidence = self.workspace.relative(folder_of(self.stream, opened))
+                step = replace(step, episode=opened.id, evidence=evidence)
             self.stream.save(self.journal)
             self.journal.record(step)
         self.seen.append(Seen(window, decision))
 
-    def _new_episode(self, window: Window, since: datetime | None, why: str) -> Episode:
-        reference = self.stream.measure.reference.digest
-        key = "\n".join([self.stream.name, reference, window.name])
-        return Episode(
-            id=hashlib.sha256(key.encode()).hexdigest()[:16],
-            version=1,
-            state="drift_open",
-            champion=self.stream.champion,
-            reference=reference,
-            window=window.name,
-            since=since or window.rows[0].time,
-            opened=self.now,
-            changed=self.now,
-            why=why,
-        )
+    def _decide(self, episode: Episode | None, images: int, alarm: Alarm | None = None) -> Action:
+        return decided(self.stream, self.journal, self.now, episode, images, alarm)
 
-    def _folder(self, episode: Episode) -> Path:
-        return self.workspace.home / "monitoring" / episode.window
+    def _due(self) -> Due | None:
+        stream = self.stream
+        found = due(self.workspace, stream.params, self.journal, stream.champion, stream.promoted, self.now)
+        return found[0] if found else None
 
-    def _named(self, path: Path) -> str:
-        return self.workspace.relative(path)
-
-    def _decide(
-        self, episode: Episode | None, images: int, *, alarm: bool = False, words: str = ""
-    ) -> Action:
-        watch, label = self.stream.params.watch, self.stream.params.label
-        episodes = self.journal.episodes()
-        own = [one for one in episodes if one.champion == self.stream.champion]
-        return decide(
-            Situation(
-                now=self.now,
-                images=images,
-                min_window=watch.min_window,
-                alarm=alarm,
-                evidence=words,
-                cooldown_hours=watch.cooldown_hours,
-                min_labels=label.min_labels,
-                state=episode.state if episode else None,
-                asked=len(label_queue.items_of(self.workspace, episode.id)) if episode else 0,
-                labels=label_queue.labels_of(self.workspace, episode) if episode else 0,
-                labels_used=episode.labels_used if episode else 0,
-                waiting_since=episode.changed if episode and episode.state == "awaiting_labels" else None,
-                label_timeout_days=watch.label_timeout_days,
-                retrains=retrains_since(self.journal, self.now - MONTH),
-                retrains_a_month=watch.retrains_a_month,
-                last_retrain=max(
-                    (one.retrain_started for one in episodes if one.retrain_started), default=None
-                ),
-                dismissed=max((one.changed for one in own if one.state == "dismissed"), default=None),
-            )
-        )
-
-    def _ask(self, episode: Episode) -> tuple[Episode, Explanation]:
-        """Explain the drift, write its queue, and wait for labels. A kill in between: the next wake-up does it."""
-        window = self.stream.since(episode.since, EXPLAINED) or self.seen[-1].window
-        explanation = explain(self.stream.measure, window)
-        self._write_evidence(episode, window, explanation)
-        items = label_queue.write(self.workspace, episode, window, self.stream.measure, self.stream.params)
-        queue = self._named(label_queue.folder_of(self.workspace, episode.id))
-        asked = (
-            f"{len(items)} images are asked in {queue}"
-            if items
-            else "No image was kept, so none can be asked"
-        )
-        with self.journal.transaction():
-            episode = self.journal.move(episode, "awaiting_labels", now=self.now, queue=queue)
-            step = Step(
-                time=self.now,
-                decision="asked",
-                reason=f"{asked}.",
-                champion=self.stream.champion,
-                episode=episode.id,
-                images=len(window),
-                evidence=self._named(self._folder(episode)),
-            )
-            self.journal.record(step)
-        return episode, explanation
-
-    def _ask_more(self, episode: Episode) -> None:
-        """Fill up a queue that was written when only few images had come; one that is begun stays as it is."""
-        window = self.stream.since(episode.since, EXPLAINED)
-        before = len(label_queue.items_of(self.workspace, episode.id))
-        if window is None or label_queue.labels_of(self.workspace, episode):
-            return
-        items = label_queue.write(self.workspace, episode, window, self.stream.measure, self.stream.params)
-        if len(items) == before:
-            return
-        reason = f"{len(items) - before} more images are asked in {episode.queue}, {len(items)} in all."
-        champion = self.stream.champion
-        step = Step(time=self.now, decision="asked", reason=reason, champion=champion, episode=episode.id)
-        self.journal.record(step)
-
-    def _write_evidence(self, episode: Episode, window: Window, explanation: Explanation) -> None:
-        folder, reference = self._folder(episode), self.stream.measure.reference
-        images = self.workspace.log / "images"
-        contact_sheet.draw(folder / "contact-sheet.png", window, explanation.examples, reference, images)
-        write_text(folder / "explanation.txt", f"{episode.why}\n")
-        write_json(folder / "explanation.json", explanation.to_dict() | {"images": len(window)})
-
-    def _without_episode(self, closed: Episode | None) -> Outcome:
-        if self.seen:
+    def _without_episode(self, closed: Episode | None, overdue: Due | None) -> Outcome:
+        if self.seen and overdue is None:
             step = self.journal.steps(1)[0]
         else:
-            action = self._decide(None, self.stream.waiting())
-            champion = self.stream.champion
-            step = Step(time=self.now, decision=action.kind, reason=action.reason, champion=champion)
+            waiting = self.stream.waiting()
+            action = unlearnable(overdue) if overdue else self._decide(None, waiting)
+            champion, reason = self.stream.champion, action.reason
+            if action.kind == "insufficient_data":
+                least = smallest(self.stream.measure, waiting, self.stream.params.watch.alpha)
+                reason = f"{reason}: {least.words}"
+            step = Step(time=self.now, decision=action.kind, reason=reason, champion=champion)
             self.journal.record(step)
         return Outcome(
             decision=step.decision,
@@ -292,27 +259,43 @@ class _Wake:
 
     def _with_episode(self, episode: Episode, explanation: Explanation | None) -> Outcome:
         action = self._decide(episode, 0)
-        champion = self.stream.champion
-        self.journal.record(
-            Step(
-                time=self.now,
-                decision=action.kind,
-                reason=action.reason,
-                champion=champion,
-                episode=episode.id,
-            )
-        )
+        if action.state:
+            episode = self._moved(episode, action)
+        else:
+            margin = self.stream.params.gate.noninferiority_margin
+            known = labelled(self.workspace, episode, self.stream.measure.reference, margin)
+            reason = f"{action.reason}; {known.words}" if known else action.reason
+            step = step_about(episode, self.now, action.kind, reason)
+            self.journal.record(replace(step, detail={"labelled": known.to_dict()} if known else {}))
+        if action.state == "awaiting_labels":
+            return self._with_episode(episode, explanation)
         opened = explanation is not None
         return Outcome(
             decision="drift_open" if opened else action.kind,
             reason=f"{episode.why} {action.reason}." if opened else action.reason,
-            champion=champion,
+            champion=self.stream.champion,
             episode=episode,
             windows=tuple(self.seen),
             explanation=explanation.text if explanation else None,
-            queue=label_queue.folder_of(self.workspace, episode.id),
-            evidence=self._folder(episode),
+            queue=label_queue.folder_of(self.workspace, observation.queue_of(episode)),
+            evidence=folder_of(self.stream, episode),
         )
+
+    def _moved(self, episode: Episode, action: Action) -> Episode:
+        """To the state that the policy says, with its reason; where that is rolled_back, the pointer goes first."""
+        if action.state == "rolled_back":
+            form = self.stream.params.serve.format
+            why = f"observed after the promotion: {action.reason}"
+            registry, new = Registry(self.workspace.registry), self.stream.champion
+            registry.rollback(by="watch", why=why, to=episode.champion, form=form, expect=new)
+            mark_rolled_back(self.journal, episode.id, why=action.reason, now=self.now)
+            return self.journal.episode(episode.id)
+        with self.journal.transaction():
+            after = self.journal.move(episode, str(action.state), now=self.now, asks=action.asks)
+            self.journal.record(step_about(episode, self.now, action.kind, action.reason))
+        if episode.state == "shadow":
+            shadow.end(self.workspace)
+        return after
 
 
 def _drawn(outcome: Outcome, stream: Stream, journal: Journal, now: datetime) -> Outcome:

@@ -1,14 +1,20 @@
 """Decisions as sentences with figures, for the journal and for ``python -m monitoring status | why``."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 
 from monitoring import label_queue
+from monitoring.accuracy import hits_of
 from monitoring.drift import Decision
 from monitoring.journal import Episode, Journal, Step
+from monitoring.leases import holder
+from monitoring.observation import queue_of
+from monitoring.policy import ASKED
+from monitoring.triggers import labels_back
 from pipeline.artifacts import Workspace
 from pipeline.registry import Registry
 
+DAY = timedelta(hours=24)
 MEANING = {
     "no_champion": "Nothing to watch",
     "insufficient_data": "Too few images to say",
@@ -17,18 +23,31 @@ MEANING = {
     "drifting": "Still drifting",
     "asked": "Labels asked",
     "awaiting_labels": "No retrain: labels are awaited",
-    "needs_human": "A person is needed: labels did not come",
+    "needs_human": "No retrain: a person is needed",
+    "approved": "Approved",
     "labelled": "Labels came back",
     "retrain": "Retrain",
+    "dataset_frozen": "Retrain started, its data are frozen",
     "training": "No new retrain: one is under way",
-    "suppressed": "Nothing done, on purpose",
+    "evaluating": "The challenger is evaluated",
+    "infra_validating": "The challenger passed, its service is tried",
+    "release": "Release",
+    "shadow": "No new retrain: the challenger answers in shadow",
+    "suppressed": "No retrain, on purpose",
     "verdict": "Verdict",
-    "promoted": "Episode closed, promoted",
+    "promoted": "Promoted",
+    "observing": "No new retrain: the new champion is observed",
+    "monitoring": "Episode closed",
+    "rolled_back": "Rolled back, episode closed",
     "rejected": "Not promoted",
     "failed": "The retrain broke",
     "dismissed": "Episode dismissed",
     "superseded": "Episode closed",
+    "approval_asked": "A release waits for approval",
+    "release_approved": "The release was approved",
+    "release_not_approved": "The release was not approved",
     "report_failed": "The dashboard was not drawn",
+    "notify_failed": "Nobody was notified",
 }
 
 
@@ -55,12 +74,30 @@ def _event(statistic: str, direction: str) -> str:
 
 
 def why(journal: Journal, last: int) -> str:
-    """The last decisions, newest first; wake-ups that said the same thing are one."""
+    """The last decisions, newest first, and what came before that one; wake-ups that said the same thing are one."""
+    steps = journal.steps()
     # A reason's figures change from wake-up to wake-up; what it came to is what repeats.
-    runs = [list(run) for _, run in groupby(journal.steps(), key=lambda step: (step.decision, step.episode))]
+    runs = [list(run) for _, run in groupby(steps, key=lambda step: (step.decision, step.episode))]
     if not runs:
         return "The journal is empty: nothing was decided yet. Next: python -m flows.watch"
-    return "\n".join(_told(run) for run in reversed(runs[-last:]))
+    first, *others = [_told(run) for run in reversed(runs[-last:])]
+    return "\n".join([f"{first} {_day_before(steps)}", *others])
+
+
+def _day_before(steps: list[Step]) -> str:
+    """What the watch saw and started in the 24 hours up to the last row."""
+    end = steps[-1].time
+    day = [step for step in steps if timedelta(0) <= end - step.time <= DAY]
+    windows = [step for step in day if step.window]
+    labels = sum(step.images for step in day if step.decision == "labelled")
+    retrains = sum(bool(step.detail.get("started")) for step in day)
+    told = f"In the 24 h before, {sum(step.images for step in windows)} images were seen in {len(windows)} windows"
+    if windows:
+        strongest = max(windows, key=lambda step: step.log10_e or 0.0)
+        bar = strongest.detail.get("log10_threshold")
+        alarm = f" of the 10^{bar:.1f} that alarm" if bar is not None else ""
+        told += f" (evidence up to 10^{strongest.log10_e or 0.0:.1f}{alarm})"
+    return f"{told}, {labels} labels came back and {retrains} retrains started."
 
 
 def _told(run: list[Step]) -> str:
@@ -101,20 +138,41 @@ def _row(step: Step) -> str:
 
 
 def _episode(workspace: Workspace, journal: Journal, episode: Episode) -> list[str]:
-    asked, back = len(label_queue.items_of(workspace, episode.id)), label_queue.labels_of(workspace, episode)
+    queue = queue_of(episode)
+    asked = len(label_queue.items_of(workspace, queue))
+    # Of an observation, the images of its own queue.
+    back = (
+        hits_of(workspace, str(episode.challenger), queue).labelled
+        if episode.promoted
+        else labels_back(workspace, episode)
+    )
+    where = (
+        workspace.relative(label_queue.folder_of(workspace, queue))
+        if asked
+        else "a queue that the next watch writes"
+    )
+    worker = " (a worker is at it)" if holder(journal, episode.id) == "alive" else ""
     return [
-        f"Episode   {episode.id}, {episode.state}, images since {episode.since:%Y-%m-%d %H:%M} UTC",
+        f"Episode   {episode.id}, {episode.state}{worker}, images since {episode.since:%Y-%m-%d %H:%M} UTC",
         f"          {episode.why}",
-        f"Labels    {back} back, {asked} asked in {episode.queue or 'a queue that the next watch writes'}",
-        f"Next      {_next(episode, journal.steps(1)[0].decision)}",
+        f"Labels    {back} back, {asked} asked in {where}",
+        f"Next      {_next(episode, _decided(journal), where)}",
     ]
 
 
-def _next(episode: Episode, decision: str) -> str:
-    if decision in ("retrain", "labelled"):
+def _decided(journal: Journal) -> str:
+    """The last decision; that something could not be drawn or sent is none."""
+    said = [step.decision for step in journal.steps(20)]
+    return next((one for one in reversed(said) if one not in ("report_failed", "notify_failed")), "")
+
+
+def _next(episode: Episode, decision: str, queue: str) -> str:
+    if episode.state in ("needs_human", "rejected"):
+        return f"a person: {ASKED.get(episode.asks or episode.state, 'python -m monitoring approve --why <reason>')}"
+    if decision in ("retrain", "release", "labelled", "approved"):
         return "python -m flows.watch --act"
-    if episode.state == "awaiting_labels":
-        return f"python -m monitoring label {episode.queue}/queue.csv, then python -m flows.watch --act"
-    if episode.state == "rejected":
-        return "python -m monitoring label <more>, or python -m monitoring dismiss --why <reason>"
-    return "python -m flows.watch"
+    if episode.state in ("awaiting_labels", "observing") and episode.trigger == "drift":
+        return f"python -m monitoring label {queue}/queue.csv, then python -m flows.watch --act"
+    if episode.state == "shadow":
+        return "keep the service running, then python -m flows.watch --act"
+    return "python -m flows.watch --act"

@@ -43,6 +43,7 @@ class Verdict:
     summary: str
     challenger: str
     champion: str | None
+    format: str  # of the bundle's networks, the one that was judged: onnx or int8
     checks: list[Check]
 
 
@@ -59,7 +60,10 @@ def judge(evidence: Evidence, params: Params) -> Verdict:
         checks += performance_checks(evidence.performance, params.gate, params.seed)
         checks.append(peek_check(evidence.peek, params.gate.max_peeks, test.num_rows))
     decision = decide(checks)
-    return Verdict(decision, _summary(decision, checks), evidence.challenger, evidence.champion, checks)
+    return Verdict(
+        decision=decision, summary=_summary(decision, checks), challenger=evidence.challenger,
+        champion=evidence.champion, format=evidence.form, checks=checks,
+    )  # fmt: skip
 
 
 def _alone(evidence: Evidence, test: pa.Table, params: Params) -> list[Check]:
@@ -154,11 +158,11 @@ def run(workspace: Workspace, params: Params) -> int:
     evidence = gather(workspace, params)
     verdict = judge(evidence, params)
     artifacts.write_json(workspace.verdict, asdict(verdict))
-    verdict_page.write(
-        workspace, params, asdict(verdict), info=evidence.info, ours=evidence.predictions,
-        theirs=evidence.champion_predictions, known=evidence.champion_origin.get("classes", []),
-        masks=evidence.masks,
+    judged = verdict_page.Judged(
+        info=evidence.info, ours=evidence.predictions, theirs=evidence.champion_predictions,
+        known=evidence.champion_origin.get("classes", []), masks=evidence.masks,
     )  # fmt: skip
+    verdict_page.write(workspace, params, asdict(verdict), judged)
     print(report(verdict))
     return 0
 

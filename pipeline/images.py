@@ -31,8 +31,19 @@ from PIL import (
 )
 
 from pipeline.errors import ImageError
+from pipeline.look import LOOKS, look
 
-__all__ = ["EXTENSIONS", "Decoded", "decode", "describe", "dhash", "statistics", "thumbnail"]
+__all__ = [
+    "EXTENSIONS",
+    "LOOKS",
+    "Decoded",
+    "decode",
+    "describe",
+    "dhash",
+    "look",
+    "statistics",
+    "thumbnail",
+]
 
 EXTENSIONS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 

@@ -259,6 +259,15 @@ class Release:
     golden_images: int = 8
     max_golden_error: float = 1e-4
     sandbox_timeout_seconds: float = 120.0
+    approval: Literal["none", "required"] = "none"
+    approval_timeout_hours: float = 72.0
+    shadow_images: int = 0
+    min_shadow_agreement: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.approval_timeout_hours > 0, "release.approval_timeout_hours must be above 0")
+        _require(self.shadow_images >= 0, "release.shadow_images must not be negative; 0 is no shadow")
+        _share("release", min_shadow_agreement=self.min_shadow_agreement)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -309,8 +318,21 @@ class Watch:
     cooldown_hours: float = 24.0
     retrains_a_month: int = 8
     label_timeout_days: float = 14.0
+    observe_images: int = 200
+    retrain_every_days: float | None = None
+    retrain_after_labels: int | None = None
+    min_labelled_accuracy: float | None = None
+    max_age_days: float | None = None
 
     def __post_init__(self) -> None:
+        _require(self.observe_images >= 0, "watch.observe_images must not be negative; 0 observes nothing")
+        for name in ("retrain_every_days", "retrain_after_labels", "max_age_days"):
+            value = getattr(self, name)
+            _require(
+                value is None or value > 0, f"watch.{name} is {value}; it must be above 0, or null for off"
+            )
+        if self.min_labelled_accuracy is not None:
+            _share("watch", min_labelled_accuracy=self.min_labelled_accuracy)
         _require(self.retrains_a_month >= 0, "watch.retrains_a_month must not be negative")
         _require(self.label_timeout_days > 0, "watch.label_timeout_days must be above 0")
         _require(0 < self.alpha < 1, "watch.alpha must lie between 0 and 1")

@@ -6,6 +6,7 @@ drift test against them would fire on the first quiet day.
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from PIL import Image
 from pipeline.artifacts import REFERENCE, STATISTICS
 from pipeline.bundle import Prediction
 from pipeline.errors import DataError
+from pipeline.images import LOOKS, decode, look
 
-__all__ = ["HELD_OUT", "held_out", "reference_table"]
+__all__ = ["HELD_OUT", "held_out", "looks", "reference_table"]
 
 HELD_OUT = ("validation", "test")
 THUMBNAIL = 96  # px
+LOOKED_AT = 400  # images whose look is measured, at most, evenly spread: some 5 ms each
 _MEASURED = (*STATISTICS, "width", "height")
 
 
@@ -41,16 +44,37 @@ def held_out(manifest: pa.Table, split: pa.Table) -> list[dict[str, Any]]:
     return [row | {name: measured[row["image_id"]][name] for name in _MEASURED} for row in rows]
 
 
+def looks(
+    root: Path, rows: Sequence[dict[str, Any]], *, max_pixels: int, max_bytes: int
+) -> list[list[float] | None]:
+    """``LOOKS`` of the images of ``rows`` [n] below ``root``, None for those beyond ``LOOKED_AT``.
+
+    Raises:
+        ImageError, OSError: an image has gone or no longer decodes.
+    """
+    found: list[list[float] | None] = [None] * len(rows)
+    for place in np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int):
+        data = (root / rows[place]["path"]).read_bytes()
+        numbers = look(decode(data, max_pixels=max_pixels, max_bytes=max_bytes).image)
+        found[place] = [numbers[name] for name in LOOKS]
+    return found
+
+
 def reference_table(
-    rows: Sequence[dict[str, Any]], prediction: Prediction, views: np.ndarray, classes: Sequence[str]
+    rows: Sequence[dict[str, Any]],
+    prediction: Prediction,
+    views: np.ndarray,
+    classes: Sequence[str],
+    looks: Sequence[list[float] | None] | None = None,
 ) -> pa.Table:
-    """The REFERENCE table of ``rows`` [n], from their prediction and uint8 views [n, H, W, 3]."""
+    """The REFERENCE table of ``rows`` [n], from their prediction, uint8 views [n, H, W, 3] and ``looks`` [n]."""
     columns: dict[str, Any] = {
         name: [row[name] for row in rows] for name in ("image_id", "domain", "group", "label", *_MEASURED)
     }
     columns["predicted"] = [classes[winner] for winner in prediction.probabilities.argmax(axis=1)]
     columns["probabilities"] = list(prediction.probabilities)
     columns["embedding"] = list(prediction.embedding)
+    columns["look"] = list(looks) if looks is not None else [None] * len(rows)
     columns["thumbnail"] = [_thumbnail(view) for view in views]
     return pa.table(
         {name: pa.array(columns[name], REFERENCE.field(name).type) for name in REFERENCE.names}, REFERENCE

@@ -132,13 +132,21 @@ class Registry:
         return False
 
     def promote(
-        self, digest: str, *, by: str, why: str, expect: str | Expect | None = Expect.ANYONE
+        self,
+        digest: str,
+        *,
+        by: str,
+        why: str,
+        expect: str | Expect | None = Expect.ANYONE,
+        fence: contextlib.AbstractContextManager[None] | None = None,
     ) -> Champion:
         """Move the pointer to ``digest``; where it stands there already, nothing happens.
 
         Args:
             expect: the champion (None: nobody) that the decision was made against; if another one has
                 come in between, the pointer stays.
+            fence: entered around the move, under the registry's lock: what it raises keeps the pointer where
+                it is. Whoever works under a lease shows here that it still is theirs.
 
         Raises:
             StateError: the bundle is not here, or the champion is not the expected one.
@@ -147,20 +155,23 @@ class Registry:
         with self._lock():
             current = self.champion()
             standing = current.digest if current else None
-            if expect is not Expect.ANYONE and standing != expect:
-                raise StateError(
-                    f"the champion is {_short(standing)}, the decision was made against {_short(expect)}: "
-                    "run `dvc repro` again, the verdict is out of date"
-                )
+            _as_expected(standing, expect)
             self._verify(digest)
-            if current and current.digest == digest:
-                with contextlib.suppress(OSError):  # a kill may have left this move to the pointer alone
-                    history.write(self.journal, self.history())
-                return current
-            return self._move(digest, by=by, why=why, action="promote")
+            with fence or contextlib.nullcontext():
+                if current and current.digest == digest:
+                    with contextlib.suppress(OSError):  # a kill may have left this move to the pointer alone
+                        history.write(self.journal, self.history())
+                    return current
+                return self._move(digest, by=by, why=why, action="promote")
 
     def rollback(
-        self, *, by: str, why: str, to: str | None = None, form: Literal["onnx", "int8"] = "onnx"
+        self,
+        *,
+        by: str,
+        why: str,
+        to: str | None = None,
+        form: Literal["onnx", "int8"] = "onnx",
+        expect: str | Expect | None = Expect.ANYONE,
     ) -> Champion:
         """Move the pointer back, after the bundle has been loaded and has answered as it once did.
 
@@ -169,9 +180,11 @@ class Registry:
 
         Args:
             form: ``serve.format``: the network that the service would answer with.
+            expect: as for ``promote``.
 
         Raises:
-            StateError: there is nobody to go back to, or the bundle is not here.
+            StateError: there is nobody to go back to, the bundle is not here, or the champion is not the
+                expected one.
             IntegrityError: the bundle is damaged, answers otherwise, or has no network of this form.
         """
         from pipeline.answers import compare
@@ -189,6 +202,7 @@ class Registry:
             else:
                 with contextlib.suppress(StateError):
                     current = self.champion()
+            _as_expected(current.digest if current else None, expect)
             compare(self._verify(to), self._recorded(to), form)
             if current and current.digest == to:
                 return current
@@ -250,6 +264,14 @@ def pin(workspace: Workspace) -> str | None:
     if not unchanged:
         write_json(workspace.champion_pin, value)
     return value["digest"]
+
+
+def _as_expected(standing: str | None, expect: str | Expect | None) -> None:
+    if expect is not Expect.ANYONE and standing != expect:
+        raise StateError(
+            f"the champion is {_short(standing)}, the decision was made against {_short(expect)}: "
+            "run `dvc repro` again, the verdict is out of date"
+        )
 
 
 def _copy(source: Path, target: Path) -> None:

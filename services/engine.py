@@ -25,6 +25,7 @@ from pipeline.params import Params
 from services import metrics
 from services.prediction_log import PredictionLog, keeps, kept_name
 from services.settings import bundle_path, open_bundle
+from services.shadow import Asked, Shadow
 
 MOST_THREADS = 8
 WARM_UPS = 3
@@ -38,6 +39,16 @@ class Loaded(NamedTuple):
 
     bundle: Bundle
     log: PredictionLog
+    shadow: Shadow
+
+
+class Answered(NamedTuple):
+    """One answer, and what goes with it."""
+
+    reply: dict[str, Any]
+    numbers: dict[str, float | int]  # statistics of the image
+    written: "Future[None]"  # done once the row is in the log
+    seconds: float  # from the decoded image to its probabilities
 
 
 class Engine:
@@ -91,7 +102,7 @@ class Engine:
             os._exit(1)  # from a thread, nothing else ends the worker; its supervisor sees the exit code
         metrics.MODEL.labels(bundle.digest).set(1)
         metrics.LOSSY.set(self.params.log.mode == "lossy")
-        self._loaded = Loaded(bundle, log)
+        self._loaded = Loaded(bundle, log, Shadow(self.place, self.params.serve))
         logger.info(
             "ready: bundle %s, log in %s (%s)", bundle.digest[:12], self.place.log, self.params.log.mode
         )
@@ -106,17 +117,21 @@ class Engine:
         """
         loaded = self.loaded
         loop = asyncio.get_running_loop()
-        reply, written = await loop.run_in_executor(self._pool, self._work, loaded, data, source)
-        await asyncio.wrap_future(written)
-        metrics.PREDICTIONS.labels(reply["label"]).inc()
-        metrics.ABSTENTIONS.inc(reply["abstain"])
+        answered = await loop.run_in_executor(self._pool, self._work, loaded, data, source)
+        reply, numbers = answered.reply, answered.numbers
+        await asyncio.wrap_future(answered.written)
+        asked = Asked(reply["request_id"], data, reply["model"], reply["label"], answered.seconds)
+        loop.call_soon(loaded.shadow.offer, asked)  # not before this answer is on its way
+        metrics.count_answer(reply["label"], abstained=reply["abstain"], statistics=numbers)
         return reply
 
-    def _work(self, loaded: Loaded, data: bytes, source: str | None) -> tuple[dict[str, Any], "Future[None]"]:
+    def _work(self, loaded: Loaded, data: bytes, source: str | None) -> Answered:
         started = time.perf_counter()
         serve, bundle = self.params.serve, loaded.bundle
         decoded = decode(data, max_pixels=serve.max_pixels, max_bytes=serve.max_body_bytes)
+        read = time.perf_counter()
         prediction = bundle.predict(bundle.preprocessing.view(decoded.image)[None])
+        seconds = time.perf_counter() - read
         if not np.isfinite(prediction.probabilities).all():
             raise IntegrityError("the network answers this image with NaN or infinity")
         shares = prediction.probabilities[0]
@@ -135,23 +150,25 @@ class Engine:
         if keeps(image_id, self.params.log.keep_images):
             image, extension = stripped(data, decoded)
             kept = kept_name(hashlib.sha256(image).hexdigest(), extension)
+        numbers = _numbers(decoded)
         row = reply | {
             "time": datetime.now(UTC).isoformat(timespec="microseconds"),
             "image_id": image_id,
             "probabilities": probabilities,
             "embedding": encode_embedding(prediction.embedding[0]),
-            "statistics": _numbers(decoded),
+            "statistics": numbers,
             "source": source,
             "kept": kept,
             "seconds": round(time.perf_counter() - started, 6),
         }
-        return reply, loaded.log.append(row, image)
+        return Answered(reply, numbers, loaded.log.append(row, image), seconds)
 
     def close(self) -> None:
         """Finish what is under way, write it down, and stop."""
         self._stopped.set()
         self._pool.shutdown(wait=True)
         if self._loaded is not None:
+            self._loaded.shadow.close()
             self._loaded.log.close()
 
 

@@ -15,6 +15,12 @@ from tests.prefect_server import prefect_server  # noqa: F401  (one server for a
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+LONGEST = ("test_loop.py", "test_real.py", "test_fire_drill.py", "test_strategies.py", "test_experiments.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: `make test` gives whole files to its processes, and nobody shall wait for the last."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 class Checkout:

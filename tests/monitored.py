@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, PngImagePlugin
 
+from monitoring.journal import Journal
 from pipeline.artifacts import (
     REFERENCE,
     STATISTICS,
@@ -23,7 +24,7 @@ from pipeline.artifacts import (
     write_json,
     write_table,
 )
-from pipeline.images import decode, statistics
+from pipeline.images import LOOKS, decode, look, statistics
 from pipeline.metadata import stripped
 from pipeline.params import Label, Log, Params, Watch
 
@@ -43,6 +44,7 @@ class Shot:
     embedding: np.ndarray
     probabilities: np.ndarray
     numbers: dict[str, float]
+    look: dict[str, float]
 
 
 class World:
@@ -68,7 +70,18 @@ class World:
         probabilities = np.exp(logits - logits.max())
         numbers = statistics(picture) | {"width": 40, "height": 40}
         chance = probabilities / probabilities.sum()
-        return Shot(data, hashlib.sha256(data).hexdigest(), CLASSES[index], embedding, chance, numbers)
+        seen = look(picture)
+        return Shot(data, hashlib.sha256(data).hexdigest(), CLASSES[index], embedding, chance, numbers, seen)
+
+
+PATH = ("dataset_frozen", "training", "evaluating", "infra_validating", "promoted", "observing")
+
+
+def walked(journal: Journal, episode_id: str, state: str, *, now: datetime, **changes: Any) -> None:
+    """Lead an episode that is on its way to ``state``, by every state in between."""
+    episode = journal.episode(episode_id)
+    for name in PATH[PATH.index(episode.state) + 1 : PATH.index(state) + 1]:
+        episode = journal.move(episode, name, now=now, **changes)
 
 
 def commented(shot: Shot, comment: str) -> Shot:
@@ -120,6 +133,7 @@ def _reference(shot: Shot) -> dict[str, Any]:
         "embedding": shot.embedding.tolist(),
         "width": 40,
         "height": 40,
+        "look": [shot.look[name] for name in LOOKS],
         "thumbnail": shot.data,
     } | {name: shot.numbers[name] for name in STATISTICS}
 

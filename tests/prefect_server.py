@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 BIN = Path(sys.executable).parent
+PATIENCE_SECONDS = 240.0
 # Prefect reads it when it is imported; the tests of the flows import it, and must not touch this checkout's.
 _HOME = tempfile.mkdtemp(prefix="visionloop-tests-prefect-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
@@ -47,8 +48,19 @@ class PrefectServer:
         self.log = home / "server.log"
 
     def post(self, path: str, **body: object) -> list[dict[str, object]]:
-        answer = httpx.post(f"{self.url}/{path}", json=body, timeout=30, trust_env=False)
-        answer.raise_for_status()
+        """Ask the server; on a busy machine it may take its time, so a question may be asked again."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                answer = httpx.post(f"{self.url}/{path}", json=body, timeout=60, trust_env=False)
+                answer.raise_for_status()
+                break
+            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                # A SQLite that is locked for long answers 503; anything else that is wrong stays wrong.
+                wrong = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500
+                if wrong or time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
         found: list[dict[str, object]] = answer.json()
         return found
 

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import record, table
 from benchmarks.contenders import Outcome
-from benchmarks.errors import CommandError, LoadedError, SetError, TableError
+from benchmarks.errors import CommandError, ContenderError, LoadedError, SetError, TableError
 from benchmarks.interleave import interleave, order, ratio_of_medians, wait_until_quiet
 from benchmarks.judge import Judged, Truth, compare, judge, pool
 from benchmarks.log_cost import another
@@ -20,6 +20,7 @@ from benchmarks.log_kills import _row, checked, pictures
 from benchmarks.process import watch
 from benchmarks.sets import prepare, real_data
 from benchmarks.time_to_accuracy import Run, comparisons
+from benchmarks.training_speed import rows as speed_rows
 from pipeline.artifacts import Workspace, encode_log_row
 from pipeline.images import decode
 
@@ -141,6 +142,23 @@ class TestComparisons:
         assert rows[2].accuracy is not None
         assert rows[2].accuracy.n == 100
         assert rows[2].accuracy.difference == pytest.approx(0.1)
+
+
+class TestTrainingSpeed:
+    def run_of(self, name: str, speed: float | None) -> Run:
+        return Run("deeppcb_cls", 0, Outcome(name, 1.0, 1.0, {}, speed, 0, 0.0, 0.0), {})
+
+    def test_medians_of_images_a_second_beside_each_rival(self) -> None:
+        fast = [self.run_of("visionloop finetune", speed) for speed in (90.0, 100.0, 110.0)]
+        slow = [self.run_of("timm train.py", speed) for speed in (45.0, 50.0, 55.0)]
+        (found,) = speed_rows([*slow, *fast], 128)
+        assert (found.ours_value, found.rival_value, found.ratio) == (100.0, 50.0, 2.0)
+        assert found.ratio_ci95 is not None
+
+    def test_a_run_that_kept_its_probe_is_no_training(self) -> None:
+        runs = [self.run_of("visionloop finetune", None), self.run_of("timm train.py", 50.0)]
+        with pytest.raises(ContenderError, match="kept its probe"):
+            speed_rows(runs, 128)
 
 
 class TestRecord:

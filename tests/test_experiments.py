@@ -13,7 +13,7 @@ import pytest
 from tests import tiny_training
 from tests.conftest import ROOT, Checkout
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow]
 
 PER_CLASS = 36  # enough for what decodes or extracts to show its progress
 SECONDS = 450.0  # to wait for the queue, on a busy machine

@@ -171,7 +171,7 @@ def test_a_family_is_served_from_its_bundle(
     monkeypatch.setenv("VISIONLOOP_BUNDLE", str(workspace.bundle))
     engine = Engine(params, workspace)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not engine.ready and time.monotonic() < deadline:
             time.sleep(0.02)
         path = next((workspace.root / "images/dots").iterdir())

@@ -16,8 +16,9 @@ from flows import pages
 from flows.repro_process import Reproducer, StageError, reproducer
 from flows.server import end
 from monitoring.journal import Episode, Journal
-from pipeline.artifacts import Workspace, write_json
+from pipeline.artifacts import Workspace, digest_file, write_json
 from pipeline.errors import StateError
+from pipeline.registry import Registry
 from tests import tiny_workspace
 from tests.prefect_server import PrefectServer
 
@@ -137,7 +138,7 @@ def test_when_the_flow_is_killed_its_stage_ends_too(workspace: Workspace) -> Non
     stage = int(wait_for(workspace.root / "pid"))
     flow.kill()
     flow.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while alive(stage):
         assert time.monotonic() < deadline, "the stage outlived its flow"
         time.sleep(0.05)
@@ -226,7 +227,7 @@ def test_a_killed_training_is_tried_again_a_refusing_validation_is_not(
     state = retrain(episode=EPISODE, return_state=True)
     assert state.is_completed()
     assert (workspace.root / "tried").exists()
-    assert state_of(workspace) == "training"  # PROMOTE, and nobody has released it yet
+    assert state_of(workspace) == "needs_human"  # PROMOTE, and nobody was told to release it
 
     tiny_workspace.script(workspace, "validate", validate)
     state = retrain(return_state=True)
@@ -263,36 +264,94 @@ def test_a_retrain_that_breaks_says_so_in_the_episode(workspace: Workspace, api:
     assert "does not wait" in str(retrain(episode=EPISODE, return_state=True).message)
 
 
+@pytest.mark.slow
+def test_a_retrain_that_is_killed_is_gone_on_with_up_to_one_promotion(
+    workspace: Workspace, api: PrefectServer
+) -> None:
+    from flows.retrain import retrain
+
+    workspace.params.write_text("release: {golden_images: 4}\nwatch: {cooldown_hours: 0.0}\n")
+    train = (workspace.root / "inputs/train.sh").read_text()
+    tiny_workspace.script(workspace, "train", f"[ -e pid ] || {{ echo $$ > pid; exec sleep 600; }}\n{train}")
+    open_episode(workspace)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "flows.retrain", "--episode", EPISODE, "--release"],
+        cwd=workspace.root, env=api.environment | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(workspace.root / "pid", 120)
+    told = retrain(episode=EPISODE, release=True, return_state=True)
+    assert "does not wait" in str(told.message), "a worker that lives is left alone"
+    worker.kill()
+    worker.wait()
+    assert state_of(workspace) == "training"
+
+    state = retrain(episode=EPISODE, release=True, return_state=True)
+    assert state.is_completed(), state.message
+    assert "is champion" in str(state.message)
+    with Journal(workspace.journal) as journal:
+        said = [step.decision for step in journal.steps()]
+        assert journal.episode(EPISODE).dataset is None  # there is no data/labels.csv here
+    first, again = ["dataset_frozen", "training"], ["dataset_frozen", "training", "evaluating"]
+    assert said == [*first, "failed", *again, "verdict", "infra_validating", "promoted"]
+    assert len(Registry(workspace.registry).history()) == 1
+    twice = retrain(episode=EPISODE, release=True, return_state=True)
+    assert "does not wait" in str(twice.message)
+
+
+@pytest.mark.slow
+def test_labels_that_come_back_while_the_data_are_read_are_in_it_or_not(
+    workspace: Workspace, api: PrefectServer
+) -> None:
+    """The stages of the data are read again until data/labels.csv stood still."""
+    from flows.retrain import retrain
+
+    header = "image_id,path,label,domain,group,split,labelled_by,time"
+    later = f"{'1' * 64},p,red,line-b,g,train,ann,{datetime.now(UTC).isoformat()}"
+    workspace.labels.write_text(header + "\n")
+    scan = (workspace.root / "inputs/scan.sh").read_text()
+    tiny_workspace.script(workspace, "scan", f"echo {later} >> data/labels.csv\n{scan}")
+    tiny_workspace.new_challenger(workspace, decision="REJECT")
+    open_episode(workspace)
+    assert retrain(episode=EPISODE, return_state=True).is_completed()
+    with Journal(workspace.journal) as journal:
+        episode = journal.episode(EPISODE)
+        said = [step.decision for step in journal.steps()]
+    assert said.count("dataset_frozen") == 2
+    assert episode.labels_used == 1
+    assert episode.dataset == digest_file(workspace.labels)
+    assert episode.state == "rejected"
+
+
 @pytest.mark.parametrize(
-    ("state", "started", "used", "waits"),
+    ("state", "started", "approved", "waits"),
     [
-        ("awaiting_labels", None, 0, True),
-        ("training", timedelta(hours=1), 0, False),
-        ("training", timedelta(hours=25), 0, True),  # it was killed and left no outcome
-        ("failed", timedelta(hours=1), 0, False),
-        ("failed", timedelta(hours=25), 0, True),
-        ("rejected", timedelta(hours=25), 5, False),  # it has learnt from these labels already
-        ("rejected", timedelta(hours=1), 4, True),
-        ("drift_open", None, 0, False),
-        ("promoted", None, 0, False),
+        ("awaiting_labels", None, None, True),
+        ("training", timedelta(hours=25), None, False),
+        ("failed", timedelta(hours=1), None, False),
+        ("failed", timedelta(hours=1), "ann: the disk is free again", True),
+        ("failed", timedelta(hours=25), None, True),
+        ("rejected", timedelta(hours=25), None, False),  # a person is asked
+        ("needs_human", timedelta(hours=25), None, False),
+        ("drift_open", None, None, False),
+        ("promoted", None, None, False),
     ],
 )
 def test_when_an_episode_waits_for_a_retrain(
-    state: str, started: timedelta | None, used: int, waits: bool
+    state: str, started: timedelta | None, approved: str | None, waits: bool
 ) -> None:
     from flows.retrain import _waits
 
     episode = Episode(
         id=EPISODE, version=1, state=state, champion="c", reference="r", window="w", since=NOW, opened=NOW,
-        changed=NOW, why="", labels_used=used, retrain_started=NOW - started if started else None,
+        changed=NOW, why="", approved=approved, retrain_started=NOW - started if started else None,
     )  # fmt: skip
-    assert _waits(episode, 5, NOW, timedelta(hours=24)) is waits
+    assert _waits(episode, NOW, 24.0) is waits
 
 
 def _shell(folder: Path, script: str, *arguments: str) -> subprocess.Popen[bytes]:
     """A shell that leads a session of its own, once it has made the file ``ready``."""
     process = subprocess.Popen(["sh", "-c", script, *arguments], cwd=folder, start_new_session=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (folder / "ready").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)

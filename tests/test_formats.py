@@ -188,7 +188,7 @@ def test_the_service_answers_with_the_network_that_is_asked_for(
     monkeypatch.setenv("VISIONLOOP_BUNDLE", str(path))
     engine = Engine(Params(serve=Serve(format=form)), Workspace(tmp_path, tmp_path / "var"))
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not engine.ready and time.monotonic() < deadline:
             time.sleep(0.01)
         assert engine.loaded.bundle.form == form

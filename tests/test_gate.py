@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from benchmarks.verdicts import masks, reference
 from pipeline import artifacts, evaluate, gate, leak, performance, stress
 from pipeline.artifacts import Workspace, digest_file
 from pipeline.checks import Check
@@ -98,7 +99,7 @@ def evidence(ours: pa.Table, theirs: pa.Table | None = None, **changes: Any) -> 
         "references": {"onnx": reference(ours)},
         "head": (np.eye(len(CLASSES)), np.zeros(len(CLASSES))),
         "sources": {"manifest": "d" * 64, "split": "d" * 64},
-        "masks": masks(ours),
+        "masks": masks(ours.filter(pa.compute.equal(ours["split"], "test"))),
         "stress": stressed(bundles),
         "stress_origin": {"bundles": bundles},
         "performance": {"challenger": timed(OURS), "champion": timed(THEIRS) if theirs is not None else None},
@@ -107,28 +108,6 @@ def evidence(ours: pa.Table, theirs: pa.Table | None = None, **changes: Any) -> 
         "peek": 1,
     }
     return Evidence(**facts | changes)
-
-
-def reference(predictions: pa.Table) -> pa.Table:
-    """What the bundle answered when it was sealed; its embedding is the logits, its head the identity."""
-    probabilities = np.array(predictions["probabilities"].to_pylist())
-    columns = {name: [None] * len(probabilities) for name in artifacts.REFERENCE.names}
-    columns |= {
-        name: predictions[name].to_pylist() for name in ("image_id", "domain", "group", "label", "predicted")
-    }
-    columns |= {
-        "probabilities": list(probabilities),
-        "embedding": list(np.log(np.maximum(probabilities, 1e-12))),
-    }
-    arrays = {field.name: pa.array(columns[field.name], field.type) for field in artifacts.REFERENCE}
-    return pa.table(arrays, schema=artifacts.REFERENCE)
-
-
-def masks(predictions: pa.Table) -> dict[str, dict[str, np.ndarray]]:
-    test = predictions.filter(pa.compute.equal(predictions["split"], "test"))
-    domains = np.array(test["domain"].to_pylist(), dtype=object)
-    found = {name: domains == name for name in sorted(set(domains))}
-    return {"domain": found} if len(found) > 1 else {}
 
 
 def stressed(bundles: list[str], right: dict[str, float] | None = None, images: int = 60) -> pa.Table:
@@ -593,6 +572,7 @@ def test_the_verb_writes_a_verdict_that_names_what_it_judged(
     keys = {"name", "outcome", "value", "ci95", "bound", "support", "would_flip", "kind", "decides", "detail"}
     assert all(set(check) == keys for check in verdict["checks"])
     assert verdict["summary"] in capsys.readouterr().out
+    assert verdict["format"] == "onnx"
     assert f"<dd><bdi>{verdict['challenger']}</bdi></dd>" in workspace.verdict_page.read_text()
     before = [path.read_bytes() for path in (workspace.verdict, workspace.verdict_page)]
     gate.run(workspace, PARAMS)

@@ -1,5 +1,8 @@
 """The journal: reasons kept, one winner of two, and the same state after a kill."""
 
+import contextlib
+import dataclasses
+import itertools
 import signal
 import sqlite3
 import subprocess
@@ -10,18 +13,23 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.journal import (
-    Episode,
-    Journal,
-    Step,
+from monitoring import leases, states
+from monitoring.episodes import (
+    approve,
+    ask_human,
+    configuration,
     dismiss,
+    identity,
     mark_failed,
     mark_promoted,
     mark_rejected,
     mark_retrain_started,
     retrains_since,
 )
+from monitoring.journal import Episode, Journal, Step
 from pipeline.errors import StateError
+from pipeline.params import Params, Watch
+from tests.monitored import walked
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -57,25 +65,27 @@ def test_an_episodes_way_to_promotion(tmp_path: Path) -> None:
         journal.begin(episode())
         assert mark_retrain_started(journal, "e1", now=NOW, labels=50)
         assert journal.episode("e1").labels_used == 50
+        walked(journal, "e1", "infra_validating", now=NOW)
         assert mark_promoted(journal, "e1", challenger="d" * 64, now=NOW)
-        assert journal.open_episode() is None
-        assert [step.decision for step in journal.steps()] == ["training", "promoted"]
+        assert journal.episode("e1").promoted == NOW
+        assert [step.decision for step in journal.steps()] == ["dataset_frozen", "promoted"]
 
 
-def test_a_repeated_event_changes_nothing(tmp_path: Path) -> None:
+def test_a_repeated_or_reordered_event_changes_nothing(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.sqlite") as journal:
         first = journal.begin(episode())
         assert journal.begin(episode()) == first
+        assert not mark_promoted(journal, "e1", challenger="d" * 64, now=NOW)
+        assert not mark_rejected(journal, "e1", challenger="d" * 64, why="accuracy", now=NOW)
         assert mark_retrain_started(journal, "e1", now=NOW, labels=50)
         assert not mark_retrain_started(journal, "e1", now=NOW + timedelta(hours=1), labels=60)
-        assert mark_rejected(journal, "e1", challenger="d" * 64, why="accuracy", now=NOW)
-        assert not mark_rejected(journal, "e1", challenger="d" * 64, why="accuracy", now=NOW)
-        assert mark_retrain_started(journal, "e1", now=NOW, labels=90)
         assert mark_failed(journal, "e1", why="disk full", now=NOW)
+        assert not mark_failed(journal, "e1", why="disk full", now=NOW)
         assert dismiss(journal, "e1", why="lamp replaced", now=NOW)
         assert not mark_promoted(journal, "e1", challenger="d" * 64, now=NOW)
         assert not mark_retrain_started(journal, "e1", now=NOW, labels=99)
         assert journal.episode("e1").state == "dismissed"
+        assert journal.begin(episode()).state == "dismissed", "the same event later opens nothing"
 
 
 def test_one_episode_at_a_time(tmp_path: Path) -> None:
@@ -91,10 +101,10 @@ def test_of_two_who_read_the_same_version_one_is_told(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.sqlite") as first, Journal(tmp_path / "j.sqlite") as second:
         first.begin(episode())
         mine, yours = first.episode("e1"), second.episode("e1")
-        first.move(mine, "training", now=NOW)
+        first.move(mine, "dataset_frozen", now=NOW)
         with pytest.raises(StateError, match="moved by another process"):
             second.move(yours, "dismissed", now=NOW)
-        assert second.episode("e1").state == "training"
+        assert second.episode("e1").state == "dataset_frozen"
 
 
 def test_an_error_inside_a_transaction_leaves_nothing(tmp_path: Path) -> None:
@@ -175,6 +185,106 @@ def test_retrains_are_counted_by_their_start(tmp_path: Path) -> None:
         assert mark_retrain_started(journal, "e1", now=NOW, labels=50)
         journal.record(Step(time=NOW, decision="training", reason="a retrain is on its way"))
         assert mark_failed(journal, "e1", why="killed", now=NOW)
+        leases.revoke(journal, "e1")
         assert mark_retrain_started(journal, "e1", now=NOW + timedelta(days=40), labels=50)
         assert retrains_since(journal, NOW - timedelta(days=1)) == 2
         assert retrains_since(journal, NOW + timedelta(days=1)) == 1
+
+
+OLD = """
+CREATE TABLE steps (
+    id INTEGER PRIMARY KEY, time TEXT NOT NULL, champion TEXT, episode TEXT, window TEXT, images INTEGER NOT NULL,
+    statistic REAL, log10_e REAL, decision TEXT NOT NULL, reason TEXT NOT NULL, evidence TEXT, detail TEXT NOT NULL
+);
+CREATE TABLE episodes (
+    id TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, champion TEXT NOT NULL, reference TEXT NOT NULL,
+    window TEXT NOT NULL, since TEXT NOT NULL, opened TEXT NOT NULL, changed TEXT NOT NULL, why TEXT NOT NULL,
+    queue TEXT, labels_used INTEGER NOT NULL, retrain_started TEXT, challenger TEXT
+);
+CREATE TABLE streams (champion TEXT PRIMARY KEY, cursor TEXT NOT NULL, evidence TEXT NOT NULL);
+"""
+
+
+def test_a_journal_from_before_the_new_columns_opens_and_goes_on(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "j.sqlite")) as old:
+        old.executescript(OLD)
+        row = (1, "%s", "c", "r", "w", *[NOW.isoformat()] * 3, "darker", None, 0, None, None)
+        for name, state in (("e1", "promoted"), ("e2", "awaiting_labels")):
+            values = (name, 1, state, *row[2:])
+            old.execute(f"INSERT INTO episodes VALUES ({', '.join('?' * 14)})", values)  # noqa: S608
+        old.commit()
+    with Journal(tmp_path / "j.sqlite") as journal, Journal(tmp_path / "j.sqlite") as again:
+        assert journal.episode("e1").state == "monitoring", "where promoted was the end"
+        assert again.open_episode() == journal.episode("e2")
+        assert journal.episode("e2").trigger == "drift"
+        assert mark_retrain_started(journal, "e2", now=NOW, labels=50)
+    with Journal(tmp_path / "j.sqlite") as journal:
+        walked(journal, "e2", "promoted", now=NOW)
+    with Journal(tmp_path / "j.sqlite") as journal:
+        assert journal.episode("e2").state == "promoted", "now it is on the way"
+
+
+def test_every_move_that_the_table_lacks_is_refused(tmp_path: Path) -> None:
+    names = sorted(states.TRANSITIONS) + list(states.CLOSED[1:])
+    refused = 0
+    with Journal(tmp_path / "j.sqlite") as journal, journal.transaction():
+        for number, (before, after) in enumerate(itertools.product(names, names)):
+            if before == after:
+                continue
+            one = dataclasses.replace(episode(f"e{number}"), state=before)
+            journal.begin(dataclasses.replace(one, state="dismissed"))
+            journal._db.execute("UPDATE episodes SET state = ? WHERE id = ?", (before, one.id))
+            if states.allowed(before, after) and before not in states.CLOSED:
+                journal.move(one, after, now=NOW)
+            else:
+                with pytest.raises(StateError, match=f"is {before}: from there nothing leads to {after}"):
+                    journal.move(one, after, now=NOW)
+                refused += 1
+            journal._db.execute("UPDATE episodes SET state = 'dismissed'")
+    assert refused > 150
+
+
+def test_the_states_are_the_ones_of_the_specification_in_their_order() -> None:
+    path = ("monitoring", "drift_open", "awaiting_labels", "dataset_frozen", "training", "evaluating", "infra_validating",
+            "shadow", "promoted", "observing", "monitoring")  # fmt: skip
+    assert all(states.allowed(*pair) for pair in itertools.pairwise(path))
+
+
+def test_the_month_s_budget_survives_a_clock_that_was_in_the_future(tmp_path: Path) -> None:
+    future = NOW + timedelta(days=4000)
+    with Journal(tmp_path / "j.sqlite") as journal:
+        for time in (NOW, future, NOW + timedelta(days=1)):
+            journal.record(Step(time=time, decision="dataset_frozen", reason="x", detail={"started": True}))
+        assert retrains_since(journal, NOW - timedelta(days=29)) == 3
+        assert retrains_since(journal, NOW + timedelta(days=40)) == 0, "not until the future has come"
+
+
+def test_the_same_event_is_the_same_episode_and_other_settings_another() -> None:
+    assert identity("c", "r", "w", "s") == identity("c", "r", "w", "s")
+    others = {
+        identity(*one)
+        for one in [("x", "r", "w", "s"), ("c", "x", "w", "s"), ("c", "r", "x", "s"), ("c", "r", "w", "x")]
+    }
+    assert len(others | {identity("c", "r", "w", "s")}) == 5
+    assert configuration(Params()) == configuration(Params())
+    assert configuration(Params()) != configuration(Params(watch=Watch(alpha=0.02)))
+
+
+def test_a_person_lets_go_on_what_waits_and_nothing_else(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j.sqlite") as journal:
+        journal.begin(episode())
+        assert mark_retrain_started(journal, "e1", now=NOW, labels=50)
+        with pytest.raises(StateError, match="is dataset_frozen, which waits for nobody"):
+            approve(journal, "e1", by="ann", why="x", now=NOW)
+        walked(journal, "e1", "evaluating", now=NOW)
+        assert ask_human(
+            journal, "e1", asks="verdict", why="too few test images", now=NOW, challenger="d" * 64
+        )
+        after = approve(journal, "e1", by="ann", why="seen on the line", now=NOW)
+        assert (after.state, after.approved) == (
+            "infra_validating",
+            "ann at 2026-03-01 12:00 UTC: seen on the line",
+        )
+        last = journal.steps(1)[0]
+        assert last.decision == "approved"
+        assert "ann at 2026-03-01 12:00 UTC: seen on the line" in last.reason

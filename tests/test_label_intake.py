@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from monitoring.drift import yardstick
 from monitoring.journal import Episode, Journal
@@ -24,6 +26,7 @@ from monitoring.label_split import Newcomer, assign
 from monitoring.labels import Label, read_labels
 from monitoring.queue_files import Item
 from monitoring.reference import load
+from monitoring.second_look import Judged, second_looks
 from monitoring.window import Log
 from pipeline.artifacts import MANIFEST, Workspace, digest_file, write_table
 from pipeline.errors import DataError
@@ -303,6 +306,80 @@ def test_label_studios_export_is_read_and_hints_never_become_labels(tmp_path: Pa
         taken(workspace, path)
 
 
+def exported(workspace: Workspace, tasks: list[dict]) -> Path:
+    path = workspace.root / "export.json"
+    path.write_text(json.dumps(tasks), encoding="utf-8")
+    return path
+
+
+def test_a_row_of_json_min_is_an_annotation(tmp_path: Path) -> None:
+    """As Label Studio's converter writes it: `data`, then a key by control, `annotator`, `lead_time`, all flat."""
+    workspace, items = asked(tmp_path)
+    rows = [
+        {
+            "image": f"/data/local-files/?d={item.file}",
+            "image_id": item.image_id,
+            "why": "random",
+            "id": number,
+        }
+        | {"label": "pit", "annotator": 7, "annotation_id": number, "lead_time": 3.2}
+        for number, item in enumerate(items[:6])
+    ]
+    del rows[3]["label"]  # submitted without a choice
+    rows[4]["lead_time"] = None  # created from the prediction
+    rows[5] |= {
+        "image": f"/data/upload/1/5b1e3483-{items[5].image_id}.png",
+        "image_id": None,
+    }  # uploaded by hand
+    result = taken(workspace, exported(workspace, rows))
+    assert {label.image_id for label in result.labels} == {items[index].image_id for index in (0, 1, 2, 5)}
+    assert {(label.label, label.labelled_by) for label in result.labels} == {("pit", "7")}
+    assert (result.empty, result.hints) == (1, 1)
+    rows[0]["label"] = {"choices": ["pit", "clean"]}
+    with pytest.raises(DataError, match="is 'clean' here and 'pit' before"):
+        taken(workspace, exported(workspace, rows))
+
+
+def test_annotations_that_label_studio_made_of_hints_are_no_labels(tmp_path: Path) -> None:
+    """Its "Create Annotations From Predictions" submits every hint at once, under the name of who clicked."""
+    workspace, items = asked(tmp_path)
+    tasks = export(items[:4])
+    for task in tasks[:2]:
+        task["annotations"][0] |= {"parent_prediction": 11, "lead_time": None}
+    tasks[2]["annotations"][0] |= {"parent_prediction": 12, "lead_time": 4.1}  # a person opened it and agreed
+    tasks[3]["drafts"] = tasks[3].pop("annotations")
+    tasks[3]["annotations"] = []
+    result = taken(workspace, exported(workspace, tasks))
+    assert [label.image_id for label in result.labels] == [items[2].image_id]
+    assert (result.empty, result.hints) == (1, 2)
+    assert "2 left out: annotations that Label Studio made of the hints" in result.text
+
+
+def test_annotators_who_disagree_are_named_and_nothing_is_taken(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    tasks = export(items[:3], "pit")
+    other = export(items[:1], "clean")[0]["annotations"][0]
+    agrees = export(items[1:2], "pit")[0]["annotations"][0] | {"completed_by": 9}
+    tasks[0]["annotations"].append(other | {"completed_by": {"id": 8, "email": "ben@example.org"}})
+    tasks[1]["annotations"].append(agrees)
+    before = snapshot(workspace)
+    with pytest.raises(
+        DataError, match=r"1 answers need a look.*\n.*annotators 7 and ben@example.org disagree"
+    ):
+        taken(workspace, exported(workspace, tasks))
+    assert snapshot(workspace) == before
+    tasks[0]["annotations"][1]["was_cancelled"] = True  # ben skipped it after all
+    assert len(taken(workspace, exported(workspace, tasks)).labels) == 3
+
+
+def test_a_list_of_tasks_without_their_annotations_is_no_export(tmp_path: Path) -> None:
+    workspace, items = asked(tmp_path)
+    tasks = export(items[:2])
+    tasks[1]["annotations"] = [17]  # ids alone, as Label Studio's API lists tasks
+    with pytest.raises(DataError, match=r"export.json task 1: its annotations are missing"):
+        taken(workspace, exported(workspace, tasks))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -374,6 +451,39 @@ def test_near_alike_images_never_lie_on_two_sides(
         alike = [label for label in existing if hashes[label.image_id] == look]
         assert len({label.split for label in alike}) <= 1
         assert len({label.group for label in alike}) <= 1
+
+
+def judged(index: int, label: str, predicted: str, confidence: float) -> Judged:
+    return Judged(f"{index:064x}", label, f"{index:064x}", predicted, confidence)
+
+
+def test_an_answer_against_a_model_that_knows_the_images_deserves_a_second_look() -> None:
+    agreed = [judged(index, "pit", "pit", 0.95) for index in range(20)]
+    slip, unsure = judged(30, "clean", "pit", 0.97), judged(31, "clean", "pit", 0.6)
+    (found,) = second_looks([*agreed, slip, unsure], bits=0)
+    assert found.startswith(slip.image_id[:12])
+    assert "sure (0.97) of 'pit', and right in 20 of the 20 other answers" in found
+    assert second_looks([*agreed[:19], slip, unsure], bits=0) == []  # too few to know whether it knows
+
+
+def test_a_model_that_is_surely_wrong_on_the_new_domain_has_no_say() -> None:
+    answers = [judged(index, "pit" if index % 3 else "clean", "pit", 0.99) for index in range(60)]
+    assert second_looks(answers, bits=0) == []
+
+
+def test_near_alike_images_under_two_labels_are_taken_and_named(tmp_path: Path) -> None:
+    workspace, _ = asked(tmp_path)
+    shot = World(7).shot()
+    again = Image.open(io.BytesIO(shot.data))
+    folder = folder_of(workspace, [shot])
+    (folder / "clean").mkdir()
+    again.save(folder / "clean/again.webp", quality=90)
+    result = taken(workspace, folder)
+    assert len(result.labels) == 2
+    (found,) = result.second_looks
+    assert shot.image_id[:12] in found
+    assert "near-alike, but one is" in result.text
+    assert "second look" in result.text
 
 
 @pytest.mark.slow

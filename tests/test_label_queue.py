@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from monitoring import label_queue
 from monitoring.drift import yardstick
 from monitoring.evidence import Yardstick
 from monitoring.journal import Episode
-from monitoring.label_queue import candidates_of, items_of, labels_of, select, write
+from monitoring.label_queue import candidates_of, items_of, labels_of, write
+from monitoring.label_selection import Candidate, select
 from monitoring.labels import Label, append_labels
 from monitoring.queue_files import Item, describe
 from monitoring.reference import load
@@ -87,11 +89,10 @@ def _selected(shots: list[Shot], seed: int) -> list[bool]:
         CLASSES,
     )
     candidates = [
-        label_queue.Candidate(index, Path(f"{shot.image_id}.png"), f"{index:064x}")
-        for index, shot in enumerate(shots)
+        Candidate(index, Path(f"{shot.image_id}.png"), f"{index:064x}") for index, shot in enumerate(shots)
     ]
     items = select(
-        window, candidates, np.zeros(len(shots)), near=0.0, bits=0, params=replace(PARAMS, seed=seed)
+        window, candidates, np.full(len(shots), 0.5), near=0.0, bits=0, params=replace(PARAMS, seed=seed)
     )
     random = {item.image_id for item in items if item.random}
     return [shot.image_id in random for shot in shots]
@@ -143,7 +144,7 @@ def test_a_short_queue_is_filled_up_until_people_begin_it(tmp_path: Path) -> Non
     first = write(workspace, EPISODE, window.take(range(12)), measure, PARAMS)
     second = write(workspace, EPISODE, window, measure, PARAMS)
     assert len(first) < 20 == len(second)
-    assert second[: len(first)] == first
+    assert [item.image_id for item in second[: len(first)]] == [item.image_id for item in first]
     assert len({item.image_id for item in second}) == 20
     assert 9 <= sum(item.random for item in second) <= 12
     table = workspace.queue / EPISODE.id / "queue.csv"
@@ -178,6 +179,34 @@ def test_predictions_are_hints_and_class_names_are_inert(tmp_path: Path) -> None
     assert "annotations" not in task
     assert task["predictions"][0]["model_version"].startswith("hint")
     assert "<script>" not in (folder / "labelstudio.xml").read_text(encoding="utf-8")
+
+
+def test_label_studio_finds_the_images_the_controls_and_the_classes(tmp_path: Path) -> None:
+    """The export is in its task format, and the labelling page beside it names the same control and classes."""
+    world = World(11)
+    workspace, window, measure = answered(tmp_path, [world.shot() for _ in range(30)])
+    items = write(workspace, EPISODE, window, measure, PARAMS)
+    folder = workspace.queue / EPISODE.id
+    page = ElementTree.fromstring((folder / "labelstudio.xml").read_text(encoding="utf-8"))  # noqa: S314 - our own
+    image, control = page.find("Image"), page.find("Choices")
+    assert image is not None
+    assert control is not None
+    assert [choice.get("value") for choice in control] == list(CLASSES)
+    assert control.get("toName") == image.get("name")
+    tasks = json.loads((folder / "labelstudio.json").read_text(encoding="utf-8"))
+    assert len(tasks) == len(items)
+    for task, item in zip(tasks, items, strict=True):
+        address = task["data"][image.get("value", "").removeprefix("$")]
+        assert digest_file(folder / address.removeprefix("/data/local-files/?d=")) == item.image_id
+        (prediction,) = task["predictions"]
+        assert 0 <= prediction["score"] <= 1
+        (result,) = prediction["result"]
+        assert (result["from_name"], result["to_name"]) == (control.get("name"), image.get("name"))
+        assert result["type"] == "choices"
+        assert result["value"] == {"choices": [item.predicted]}
+    readme = (folder / "README.txt").read_text(encoding="utf-8")
+    assert "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT" in readme
+    assert "accuracy over distinct scenes" in readme
 
 
 def test_labels_of_an_episode_are_its_queues_and_those_given_since(tmp_path: Path) -> None:

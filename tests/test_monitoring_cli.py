@@ -4,14 +4,17 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from monitoring.__main__ import main
+from monitoring.journal import Journal
 from monitoring.watch import wake
 from pipeline.artifacts import Workspace
+from pipeline.params import Release
 from tests.monitored import START, World, answer, params_for_tests, promote, workspace_at
 
 PARAMS = params_for_tests()
@@ -89,7 +92,7 @@ def test_why_answers_in_words_with_figures(workspace: Workspace, capsys: pytest.
     assert "No retrain: labels are awaited" in lines[0]
     assert "0 of 20 asked labels are back; 10 start a retrain" in lines[0]
     alarm = next(line for line in lines if "Alarm" in line)
-    assert "% darker" in alarm
+    assert "less sharp (edges" in alarm
     began = re.search(r"since image (\d+) \(2026-03-01", alarm)
     assert began is not None
     assert 48 <= int(began[1]) <= 53  # the 51st is the first dark one
@@ -129,3 +132,110 @@ def test_errors_are_one_sentence_and_exit_1(workspace: Workspace, capsys: pytest
     assert "did you mean 'label'?" in err
     assert "not a readable journal" in err
     assert "Traceback" not in err
+
+
+def test_why_did_it_not_retrain_last_night_in_two_sentences_with_figures(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alarmed(workspace)
+    assert main(["why", "--last", "1"]) == 0
+    said = capsys.readouterr().out.strip()
+    assert len(re.findall(r"[a-z0-9)`]\.(?= [A-Z]|$)", said)) == 2, said
+    assert "0 of 20 asked labels are back; 10 start a retrain." in said
+    assert "In the 24 h before, 100 images were seen in 2 windows" in said
+    assert said.endswith("0 labels came back and 0 retrains started.")
+
+
+def moved(workspace: Workspace, state: str, **changes: object) -> None:
+    """The open episode straight into a state, as its steps would have brought it there."""
+    with Journal(workspace.journal) as journal:
+        episode = journal.open_episode()
+        assert episode is not None
+        columns = ", ".join(f"{name} = ?" for name in ("state", *changes))
+        journal._db.execute(f"UPDATE episodes SET {columns}", (state, *changes.values()))  # noqa: S608
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "meaning", "words"),
+    [
+        ("needs_human", {"asks": "rejected"}, "No retrain: a person is needed", "monitoring approve --why"),
+        (
+            "needs_human",
+            {"asks": "labels"},
+            "No retrain: a person is needed",
+            "0 of 20 asked labels are back, 10 start",
+        ),
+        ("needs_human", {"asks": "verdict"}, "No retrain: a person is needed", "reports/verdict.html"),
+        (
+            "rejected",
+            {"labels_used": 15},
+            "No retrain: a person is needed",
+            "trained on 15 labels was not promoted",
+        ),
+        ("infra_validating", {}, "Release", "passed its verdict: its release waits"),
+        (
+            "shadow",
+            {"challenger": "d" * 64},
+            "the challenger answers in shadow",
+            "0 of 50 images beside the champion",
+        ),
+        (
+            "failed",
+            {"retrain_started": (START + timedelta(hours=4)).isoformat()},
+            "No retrain",
+            "0 of 20 asked",
+        ),
+    ],
+)
+@pytest.mark.slow
+def test_why_and_status_have_words_for_every_state(
+    workspace: Workspace,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    changes: dict[str, object],
+    meaning: str,
+    words: str,
+) -> None:
+    alarmed(workspace)
+    moved(workspace, state, **changes)
+    settings = replace(PARAMS, release=Release(shadow_images=50))
+    wake(workspace, settings, now=START + timedelta(hours=6), draw=False)
+    assert main(["why", "--last", "1"]) == 0
+    said = capsys.readouterr().out
+    assert meaning in said
+    assert words in said
+    assert len(re.findall(r"[a-z0-9)`]\.(?= [A-Z]|$)", said.strip())) == 2, said
+    assert main(["status"]) == 0
+    assert "Next  " in capsys.readouterr().out
+
+
+def test_approve_lets_what_waits_go_on_and_says_who_and_why(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["approve", "--why", "x"]) == 1
+    assert "no episode waits for anybody" in capsys.readouterr().err
+    alarmed(workspace)
+    moved(workspace, "needs_human", asks="release")
+    assert main(["approve", "--why", "checked on the line", "--by", "ann"]) == 0
+    assert "is infra_validating" in capsys.readouterr().out
+    moved(workspace, "needs_human", asks="rejected")
+    assert main(["approve", "--why", "a new backbone", "--by", "ann"]) == 0
+    assert "is awaiting_labels" in capsys.readouterr().out
+    assert main(["why", "--last", "1"]) == 0
+    assert re.search(
+        r"approved by ann at .* UTC: a new backbone",
+        capsys.readouterr().out.replace("Approved by", "approved by"),
+    )
+    assert main(["dismiss", "--why", "lamp replaced"]) == 0
+    assert main(["approve", "--why", "look again", "--by", "ann"]) == 0
+    assert "drift like that of episode" in capsys.readouterr().out
+    assert main(["approve", "--why", "twice"]) == 1
+
+
+def test_what_is_champion_already_is_not_dismissed(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alarmed(workspace)
+    moved(workspace, "observing")
+    assert main(["dismiss", "--why", "x"]) == 1
+    assert "its challenger is champion" in capsys.readouterr().err

@@ -44,6 +44,7 @@ def test_groceries_by_their_official_split(checkout: Checkout, real_data: RealDa
             "split": {"pattern": r"/(train|val|test)_"},
             "model": weights(real_data),
             "train": {"strategy": "probe"},
+            "evaluate": {"stress_images": 24},
         }
     )
     checkout.run("dvc", "repro", "gate", timeout=800)
@@ -160,6 +161,7 @@ def test_paintings_arrive_at_a_model_of_photos(checkout: Checkout, real_data: Re
             "data": {"sources": [{"path": str(domains / "photo"), "domain": "photo"}], "group_pattern": None},
             "model": weights(real_data) | {"image_size": 128},
             "train": {"strategy": "probe"},
+            "evaluate": {"stress_images": 24},
             "label": {"budget": 60},
             "gate": {"min_accuracy": 0.75, "min_macro_f1": 0.7, "min_class_recall": 0.3, "max_ece": 0.2},
         }

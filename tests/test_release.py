@@ -1,14 +1,13 @@
 """Releasing: what is refused, what the sandbox catches, what is written down, and that twice is once."""
 
-import contextlib
 import http.server
 import json
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from flows import lineage
+from flows.listening import listening
 from flows.release import Challenger, examine, main
 from flows.sandbox import Golden, ask, golden_images, sandbox
 from flows.scratch import scratch
@@ -73,6 +73,22 @@ def test_a_rejected_one_is_refused_whatever_anybody_says(workspace: Workspace) -
     judged(workspace, decision="REJECT", checks=[check("fail")])
     refused(workspace, r"REJECT: accuracy \(fail\)")
     refused(workspace, "with or without --approve", approve="I want it")
+
+
+def test_where_approval_is_required_promote_takes_a_person_too(workspace: Workspace) -> None:
+    with pytest.raises(RefusedError, match=r"release.approval is required.*--approve"):
+        examine(workspace, always=True)
+    with pytest.raises(RefusedError, match=r"release.approval is required"):
+        examine(workspace, "  ", always=True)
+    found = examine(workspace, "seen on the line", by="ann", always=True)
+    assert found.approved == {"by": "ann", "why": "seen on the line"}
+    assert examine(workspace, "seen on the line").approved is None, "a word that nobody asked for"
+    (workspace.root / "params.yaml").write_text("release: {approval: required}\n")
+    assert main([]) == 1
+    assert Registry(workspace.registry).champion() is None
+    judged(workspace, decision="REJECT", checks=[check("fail")])
+    with pytest.raises(RefusedError, match="with or without --approve"):
+        examine(workspace, "I want it", always=True)
 
 
 def test_insufficient_evidence_takes_a_person_on_record(workspace: Workspace) -> None:
@@ -223,7 +239,7 @@ subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
 time.sleep(60)"""
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
     pid = tmp_path / "pid"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (pid.exists() and pid.read_text().strip()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -240,7 +256,7 @@ def test_what_leaves_the_group_ends_with_the_guard_s_parent_too(tmp_path: Path) 
         [sys.executable, "-I", GUARD, "sh", "-c", command], cwd=tmp_path, stdin=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
-    pid, deadline = tmp_path / "pid", time.monotonic() + 30
+    pid, deadline = tmp_path / "pid", time.monotonic() + 120
     while not (pid.exists() and pid.read_text().strip()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -405,17 +421,8 @@ def test_another_bundle_or_a_refusal_is_caught(tmp_path: Path) -> None:
         ask(url, golden, digest="a" * 64, limit=1e-4)
 
 
-@contextlib.contextmanager
-def _impostor(**answers: Any) -> Iterator[str]:
-    handler = type("Impostor", (Impostor,), answers)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+def _impostor(**answers: Any) -> AbstractContextManager[str]:
+    return listening(type("Impostor", (Impostor,), answers))
 
 
 # Git

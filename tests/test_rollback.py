@@ -1,16 +1,15 @@
 """Rolling back: what the target has to show before the pointer moves, and what the live service is asked after."""
 
-import contextlib
 import http.server
 import json
 import socket
-import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.listening import listening
 from pipeline.artifacts import Workspace
 from pipeline.errors import IntegrityError
 from pipeline.registry import Registry
@@ -65,18 +64,10 @@ class Reply(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@contextlib.contextmanager
-def service(digest: str | None = None, **attributes: Any) -> Iterator[str]:
+def service(digest: str | None = None, **attributes: Any) -> AbstractContextManager[str]:
     """Something that listens; gives its address."""
-    handler = type("Handler", (Reply,), {"body": json.dumps({"digest": digest}).encode()} | attributes)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    body = {"body": json.dumps({"digest": digest}).encode()}
+    return listening(type("Handler", (Reply,), body | attributes))
 
 
 def test_with_nobody_listening_the_pointer_moves_and_that_is_said(

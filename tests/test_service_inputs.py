@@ -51,7 +51,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VISIONLOOP_BUNDLE", str(folder / "bundle"))
         made = Engine(params, Workspace(folder, folder / "var"))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not made.ready and time.monotonic() < deadline:
             time.sleep(0.01)
         yield made

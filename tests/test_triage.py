@@ -29,7 +29,8 @@ def test_darker_images_are_called_darker_by_how_much() -> None:
     assert found.changes[0].name == "brightness"
     percent = int(found.text.split("% darker")[0].split()[-1])
     assert 30 <= percent <= 38
-    assert "camera" in found.text
+    assert found.fault == "exposure"
+    assert "lamp" in found.text
 
 
 def test_blur_is_called_less_sharp_and_what_did_not_move_is_not_named() -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from benchmarks.verdicts import reference
 from pipeline import artifacts, leak, peeks
 from pipeline.artifacts import Workspace
 from pipeline.budget import performance_checks
@@ -36,7 +37,6 @@ from tests.test_gate import (
     failed,
     outcome,
     predictions,
-    reference,
     stressed,
     timed,
 )

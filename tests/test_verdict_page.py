@@ -19,7 +19,7 @@ from pipeline.checks import Check, integrity
 from pipeline.comparison import compare
 from pipeline.evaluate import tabulate
 from pipeline.params import Data, Params
-from pipeline.verdict_page.page import page, write
+from pipeline.verdict_page.page import Judged, page, write
 from pipeline.verdict_page.pictures import MOST_CHANGED, MOST_ERRORS
 
 SCRIPT = "<script>alert(1)</script>"
@@ -130,7 +130,7 @@ def drawn(
         "known": CLASSES,
         "masks": {},
     }
-    return page(root, PARAMS, said, **facts | more)
+    return page(root, PARAMS, said, Judged(**facts | more))
 
 
 ACCURACY = Check("accuracy", "pass", 0.9, [0.85, 0.94], 0.8, 60, "7 more wrong of 60")
@@ -344,6 +344,16 @@ def test_classes_that_the_champion_does_not_know_are_no_part_of_the_comparison(t
     assert "nothing can be compared" in stranger.text
 
 
+def test_a_quantised_network_that_was_judged_is_named(
+    judged: tuple[Path, list[dict[str, Any]], pa.Table, pa.Table],
+) -> None:
+    root, rows, ours, theirs = judged
+    said = verdict("REJECT", compared(rows, ours, theirs), THEIRS)
+    for form, named in (("onnx", False), ("int8", True)):
+        text = Seen(drawn(root, said | {"format": form}, ours, theirs)).text
+        assert ("its INT8 network" in text) is named
+
+
 def test_the_same_inputs_give_the_same_bytes(
     judged: tuple[Path, list[dict[str, Any]], pa.Table, pa.Table],
 ) -> None:
@@ -360,7 +370,7 @@ def test_a_page_that_can_t_be_drawn_says_so_and_costs_nothing(
     ours = predictions(images(tmp_path, 3), np.ones(3, dtype=bool), OURS)
     none = artifacts.PREDICTIONS.empty_table()
     said = verdict("PROMOTE", [ACCURACY])
-    write(workspace, PARAMS, said, info={"classes": ["other"]}, ours=ours, theirs=none, known=[], masks={})
+    write(workspace, PARAMS, said, Judged({"classes": ["other"]}, ours, none, [], {}))
     text = workspace.verdict_page.read_text()
     assert "could not be drawn" in text
     assert "reports/verdict.json" in text

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.journal import Journal, dismiss, mark_rejected, mark_retrain_started
+from monitoring.episodes import approve, dismiss, mark_rejected, mark_retrain_started
+from monitoring.journal import Journal
 from monitoring.label_intake import take
 from monitoring.watch import Outcome, wake
 from pipeline.artifacts import Workspace, digest_file
-from tests.monitored import START, World, answer, params_for_tests, promote, workspace_at
+from tests.monitored import START, World, answer, params_for_tests, promote, walked, workspace_at
 
 PARAMS = params_for_tests()
 
@@ -74,14 +75,14 @@ def test_the_alarm_explains_itself_and_asks(tmp_path: Path) -> None:
     _, _, digest, outcome = drifted(tmp_path)
     assert outcome.decision == "drift_open"
     assert not outcome.retrain
-    assert "% darker" in outcome.reason
+    assert "% poorer in contrast" in outcome.reason
     assert outcome.episode is not None
     assert outcome.episode.champion == digest
     # Since the first dark image, to the second.
     assert abs((outcome.episode.since - (START + timedelta(hours=2))).total_seconds()) <= 2
     assert outcome.evidence is not None
     assert (outcome.evidence / "contact-sheet.png").stat().st_size > 5000
-    assert "% darker" in (outcome.evidence / "explanation.txt").read_text(encoding="utf-8")
+    assert "% poorer in contrast" in (outcome.evidence / "explanation.txt").read_text(encoding="utf-8")
     assert outcome.queue is not None
     images = list((outcome.queue / "images").iterdir())
     assert len(images) == 20
@@ -117,25 +118,32 @@ def test_labels_lead_to_a_retrain_and_the_promotion_closes_the_episode(tmp_path:
     assert ready.episode is not None
     with Journal(workspace.journal) as journal:
         assert mark_retrain_started(journal, ready.episode.id, now=START + timedelta(hours=5), labels=20)
-    assert woken(workspace, 5.1).decision == "training"
+        assert woken(workspace, 5.1).decision == "training"
     since = START + timedelta(hours=6)
     digest = promote(workspace, [world.shot(dark=0.6) for _ in range(100)], name="second", since=since)
+    with Journal(workspace.journal) as journal:  # the release was killed when the pointer had moved
+        walked(journal, ready.episode.id, "infra_validating", now=since, challenger=digest)
     answer(workspace, digest, [world.shot(dark=0.6) for _ in range(50)], start=since, writer="c")
     after = woken(workspace, 7)
-    assert after.decision == "quiet"
+    assert after.decision == "observing"
+    assert [len(seen.window) for seen in after.windows] == [20, 20], "more closely"
+    assert after.windows[0].decision.images == 20, "with evidence of its own"
     assert after.episode is not None
-    assert after.episode.state == "promoted"
+    assert after.episode.state == "observing"
     assert after.episode.challenger == digest
+    assert decisions(workspace)[-3:] == ["quiet", "quiet", "observing"]
+    assert decisions(workspace).count("promoted") == 1
 
 
 @pytest.mark.slow
-def test_a_rejected_challenger_waits_for_more_labels_and_the_cooldown(tmp_path: Path) -> None:
+def test_a_rejected_challenger_waits_for_a_person(tmp_path: Path) -> None:
     workspace, _, _, outcome = drifted(tmp_path)
     label(workspace, outcome, 10)
     assert woken(workspace, 4).retrain
     assert outcome.episode is not None
     with Journal(workspace.journal) as journal:
         mark_retrain_started(journal, outcome.episode.id, now=START + timedelta(hours=4), labels=10)
+        walked(journal, outcome.episode.id, "evaluating", now=START + timedelta(hours=4))
         mark_rejected(
             journal,
             outcome.episode.id,
@@ -143,12 +151,16 @@ def test_a_rejected_challenger_waits_for_more_labels_and_the_cooldown(tmp_path: 
             why="accuracy 0.61",
             now=START + timedelta(hours=4),
         )
-    assert woken(workspace, 5).decision == "suppressed"
+    assert woken(workspace, 5).decision == "needs_human"
     label(workspace, outcome, 20)
-    cooling = woken(workspace, 6)
-    assert cooling.decision == "suppressed"
-    assert "cooldown" in cooling.reason
-    assert woken(workspace, 29).retrain
+    asked = woken(workspace, 29)
+    assert asked.decision == "needs_human", "labels alone do not start what was rejected"
+    assert "monitoring approve" in asked.reason
+    with Journal(workspace.journal) as journal:
+        approve(journal, outcome.episode.id, by="ann", why="20 labels now", now=START + timedelta(hours=30))
+    allowed = woken(workspace, 31)
+    assert allowed.retrain
+    assert "ann" in allowed.reason
 
 
 @pytest.mark.slow
@@ -178,6 +190,71 @@ def test_a_dismissed_drift_needs_new_evidence(tmp_path: Path) -> None:
     assert again.decision == "drift_open"
     assert again.episode is not None
     assert again.episode.id != outcome.episode.id
+
+
+@pytest.mark.slow
+def test_a_refused_challenger_silences_its_own_kind_of_drift_until_a_person_speaks(tmp_path: Path) -> None:
+    workspace, world, digest, outcome = drifted(tmp_path)
+    assert outcome.episode is not None
+    assert outcome.episode.signature is not None
+    assert outcome.episode.signature.startswith("sensor: ")
+    episode = outcome.episode.id
+    with Journal(workspace.journal) as journal:
+        mark_retrain_started(journal, episode, now=START + timedelta(hours=4), labels=10)
+        walked(journal, episode, "evaluating", now=START + timedelta(hours=4))
+        mark_rejected(
+            journal, episode, challenger="d" * 64, why="accuracy 0.61", now=START + timedelta(hours=4)
+        )
+    assert woken(workspace, 5).decision == "needs_human"
+    with Journal(workspace.journal) as journal:
+        dismiss(journal, episode, why="no better model to be had", now=START + timedelta(hours=6))
+
+    def dark(hours: float, writer: str) -> Outcome:
+        shots = [world.shot(dark=0.6) for _ in range(50)]
+        answer(workspace, digest, shots, start=START + timedelta(hours=hours), writer=writer)
+        return woken(workspace, hours + 1)
+
+    calm = [world.shot() for _ in range(60)]
+    answer(workspace, digest, calm, start=START + timedelta(hours=7), writer="b")
+    assert woken(workspace, 8).decision == "quiet"
+    held = dark(100, "c")  # long after the cooldown, and after it had gone away
+    assert held.decision == "suppressed"
+    assert f"the challenger of episode {episode} for the same drift" in held.reason
+    with Journal(workspace.journal) as journal:
+        assert len(journal.episodes()) == 1
+        approve(journal, episode, by="ann", why="a new backbone", now=START + timedelta(hours=102))
+    assert dark(110, "d").decision == "drift_open"
+
+
+@pytest.mark.slow
+def test_a_dismissed_drift_that_does_not_go_away_opens_nothing(tmp_path: Path) -> None:
+    workspace, world, digest, outcome = drifted(tmp_path)
+    assert outcome.episode is not None
+    with Journal(workspace.journal) as journal:
+        dismiss(journal, outcome.episode.id, why="the lamp stays", now=START + timedelta(hours=4))
+    for number, hours in enumerate((5, 200)):
+        shots = [world.shot(dark=0.6) for _ in range(50)]
+        answer(workspace, digest, shots, start=START + timedelta(hours=hours), writer=f"d{number}")
+        held = woken(workspace, hours + 1)
+        assert held.decision == "suppressed"
+    assert "has not gone away since" in held.reason
+
+
+def test_labels_that_do_not_come_ask_a_person_and_never_retrain(tmp_path: Path) -> None:
+    workspace, _, _, outcome = drifted(tmp_path)
+    label(workspace, outcome, 9)
+    late = woken(workspace, 24 * 15)
+    assert late.decision == "needs_human"
+    assert late.episode is not None
+    assert late.episode.state == "needs_human"
+    assert late.episode.asks == "labels"
+    again = woken(workspace, 24 * 40)
+    assert again.decision == "needs_human"
+    assert "9 of 20 asked labels are back, 10 start a retrain" in again.reason
+    with Journal(workspace.journal) as journal:
+        assert [one.retrain_started for one in journal.episodes()] == [None]
+    label(workspace, outcome, 20)
+    assert woken(workspace, 24 * 41).retrain, "they came, late"
 
 
 def test_where_no_image_was_kept_the_alarm_still_comes(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pipeline.errors import IntegrityError
 from pipeline.folders import replaced_folder
 from pipeline.params import Params
 from pipeline.plots import write_plot
-from pipeline.reference import held_out, reference_table
+from pipeline.reference import held_out, looks, reference_table
 from pipeline.transfer.checkpoint import load_checkpoint
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.confidence import Calibration, calibrate
@@ -41,6 +41,7 @@ __all__ = ["export"]
 PARITY_IMAGES = 48
 
 Rows = Sequence[dict[str, Any]]  # of split.parquet
+Looks = Sequence[list[float] | None]  # of the same images
 
 
 def export(workspace: Workspace, params: Params) -> None:
@@ -61,10 +62,12 @@ def export(workspace: Workspace, params: Params) -> None:
     split = read_table(workspace.split, SPLIT)
     rows = held_out(read_table(workspace.manifest, MANIFEST), split)
     pixels = _views(workspace, params, preprocessing, rows)
+    data = params.data
+    seen = looks(workspace.root, rows, max_pixels=data.max_pixels, max_bytes=data.max_bytes)
     info = papers(workspace, params, checkpoint)
     with replaced_folder(workspace.bundle) as fresh:
         shutil.copyfile(workspace.checkpoint / "model.safetensors", fresh / "model.safetensors")
-        draft, calibration = _calibrated(fresh, classifier, info, rows, pixels, params)
+        draft, calibration = _calibrated(fresh, classifier, info, rows, pixels, seen, params)
         error = _require_parity(classifier, draft, pixels, params.bundle.max_parity_error)
         # One digit: the same network has the same digest on machines that round otherwise.
         info["parity"] = {"error": float(f"{error:.0e}"), "limit": params.bundle.max_parity_error}
@@ -72,9 +75,8 @@ def export(workspace: Workspace, params: Params) -> None:
         if "int8" in params.bundle.formats:
             trained = [row for row in split.to_pylist() if row["split"] == "train"]
             sample = [trained[row] for row in spread(len(trained))]
-            said.append(
-                _add_int8(draft, rows, pixels, _views(workspace, params, preprocessing, sample), params)
-            )
+            ranges = _views(workspace, params, preprocessing, sample)
+            said.append(_add_int8(draft, rows, pixels, seen, ranges, params))
         info["report"] = " ".join([info["report"], *said])
         files = sorted(path.name for path in fresh.iterdir())
         info["files"] = {name: digest_file(fresh / name) for name in files}
@@ -95,6 +97,7 @@ def _calibrated(
     info: dict[str, Any],
     rows: Rows,
     pixels: np.ndarray,
+    seen: Looks,
     params: Params,
 ) -> tuple[Bundle, Calibration]:
     """Write the float32 network and its reference into ``folder``, its calibration into ``info``; the bundle's draft."""
@@ -111,17 +114,19 @@ def _calibrated(
         "validation": calibration.validation,
         "formats": {"onnx": {"megabytes": megabytes(folder / NETWORKS["onnx"])}},
     }
-    _write_reference(draft, rows, prediction, pixels)
+    _write_reference(draft, rows, prediction, pixels, seen)
     return draft, calibration
 
 
-def _add_int8(draft: Bundle, rows: Rows, pixels: np.ndarray, sample: np.ndarray, params: Params) -> str:
+def _add_int8(
+    draft: Bundle, rows: Rows, pixels: np.ndarray, seen: Looks, sample: np.ndarray, params: Params
+) -> str:
     """Try an INT8 network beside ``draft``'s, its activations' ranges from ``sample``; what came of it, in words."""
     places, labels, groups = _validation(rows, draft.classes)
     judged = try_int8(draft, sample, pixels[places], labels, groups, params.bundle)
     draft.info["formats"]["int8"] = judged.figures
     if judged.bundle is not None:
-        _write_reference(judged.bundle, rows, judged.bundle.predict(pixels), pixels)
+        _write_reference(judged.bundle, rows, judged.bundle.predict(pixels), pixels, seen)
     return judged.report
 
 
@@ -182,11 +187,13 @@ def _views(workspace: Workspace, params: Params, preprocessing: Preprocessing, r
     )
 
 
-def _write_reference(draft: Bundle, rows: Rows, prediction: Prediction, pixels: np.ndarray) -> None:
+def _write_reference(
+    draft: Bundle, rows: Rows, prediction: Prediction, pixels: np.ndarray, seen: Looks
+) -> None:
     """What one network says of the held-out images: production is compared with the network that answers it."""
     scaled = softmax(prediction.logits / np.float32(draft.info["temperature"]))
     prediction = Prediction(prediction.logits, scaled, prediction.embedding)
-    table = reference_table(rows, prediction, pixels, draft.classes)
+    table = reference_table(rows, prediction, pixels, draft.classes, seen)
     write_table(draft.path / REFERENCES[draft.form], table)
 
 

@@ -44,6 +44,7 @@ def _judged(verdict: dict[str, Any], info: dict[str, Any], images: int, groups: 
     network = ", ".join(str(info[key]) for key in ("strategy", "backbone") if info.get(key))
     what = f"the challenger <code>{escaped(str(verdict['challenger'])[:12])}</code>"
     what += f" ({name(network)}, {len(info.get('classes', []))} classes)" if network else ""
+    what += ", its INT8 network" if verdict.get("format") == "int8" else ""
     champion = verdict.get("champion")
     whom = (
         f"against the champion <code>{escaped(str(champion)[:12])}</code>"

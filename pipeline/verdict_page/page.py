@@ -6,6 +6,7 @@ give the same bytes, so no date is on it.
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +23,35 @@ from pipeline.verdict_page.style import STYLE
 from pipeline.verdict_page.table import tables
 from pipeline.verdict_page.words import escaped, name
 
-__all__ = ["page", "write"]
+__all__ = ["Judged", "page", "write"]
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 UNSOUND = "The predictions can't be used, so nothing is drawn from them: mend what fails, then <code>dvc repro gate</code>."
 
 
-def write(
-    workspace: Workspace,
-    params: Params,
-    verdict: dict[str, Any],
-    *,
-    info: dict[str, Any],
-    ours: pa.Table,
-    theirs: pa.Table,
-    known: Sequence[str],
-    masks: Mapping[str, Mapping[str, np.ndarray]],
-) -> None:
+@dataclass(frozen=True)
+class Judged:
+    """What the verdict was passed on.
+
+    Attributes:
+        info: bundle.json, empty where the bundle is damaged.
+        ours: the challenger's predictions (PREDICTIONS schema); of them the test images are shown.
+        theirs: the champion's, empty where there is none.
+        known: the champion's classes, in the order of its probabilities.
+        masks: kind of slice → slice → which of the test images are in it [n, bool].
+    """
+
+    info: dict[str, Any]
+    ours: pa.Table
+    theirs: pa.Table
+    known: Sequence[str]
+    masks: Mapping[str, Mapping[str, np.ndarray]]
+
+
+def write(workspace: Workspace, params: Params, verdict: dict[str, Any], judged: Judged) -> None:
     """``reports/verdict.html``, arguments as for :func:`page`. The page is not judged: where it can't be drawn, it says why."""
     try:
-        text = page(
-            workspace.root, params, verdict, info=info, ours=ours, theirs=theirs, known=known, masks=masks
-        )
+        text = page(workspace.root, params, verdict, judged)
     except Exception as error:  # whatever breaks a drawing must not cost the verdict
         print(f"warning: reports/verdict.html could not be drawn: {error!r}", file=sys.stderr)
         text = _document(
@@ -54,33 +62,19 @@ def write(
     write_text(workspace.verdict_page, text)
 
 
-def page(
-    root: Path,
-    params: Params,
-    verdict: dict[str, Any],
-    *,
-    info: dict[str, Any],
-    ours: pa.Table,
-    theirs: pa.Table,
-    known: Sequence[str],
-    masks: Mapping[str, Mapping[str, np.ndarray]],
-) -> str:
+def page(root: Path, params: Params, verdict: dict[str, Any], judged: Judged) -> str:
     """The page as HTML.
 
     Args:
         root: where the images' relative paths begin.
         verdict: what verdict.json holds; its checks may be of kinds that this version does not know.
-        info: bundle.json, empty where the bundle is damaged.
-        ours: the challenger's predictions (PREDICTIONS schema); of them the test images are shown.
-        theirs: the champion's, empty where there is none.
-        known: the champion's classes, in the order of its probabilities.
-        masks: kind of slice → slice → which of the test images are in it [n, bool].
     """
+    info, ours = judged.info, judged.ours
     sound = is_sound(verdict["checks"])
     test = ours.filter(pc.equal(ours["split"], "test")) if sound else ours.slice(0, 0)
     groups = len(set(test["group"].to_pylist()))
     said = answers(test, info.get("classes", []))
-    found = pairs(said, theirs, known) if sound else []
+    found = pairs(said, judged.theirs, judged.known) if sound else []
     thumbnail = thumbnails(root, max_pixels=params.data.max_pixels, max_bytes=params.data.max_bytes)
     parts = [
         head(verdict, info, test.num_rows, groups),
@@ -91,7 +85,7 @@ def page(
     else:
         if verdict.get("champion"):
             parts.append(
-                f"<h2>Challenger and champion</h2>\n{section(verdict['checks'], found, len(said) - len(found), _members(test, masks))}"
+                f"<h2>Challenger and champion</h2>\n{section(verdict['checks'], found, len(said) - len(found), _members(test, judged.masks))}"
             )
             parts.append(f"<h2>Images that changed their answer</h2>\n{changed(found, thumbnail)}")
         else:

@@ -1,0 +1,102 @@
+"""What so few images could have shown at all: the smallest change that the sequential test would sooner call than not.
+
+Pure: from the events that are fixed before any image is seen. Evidence grows with each image by the share of
+images that an event happens to; where the mean growth over n images reaches the alarm, half of such streams do.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from monitoring.drift import log10_threshold
+from monitoring.evidence import FAMILIES, ODDS, Event, Yardstick
+from monitoring.wealth import prior
+from pipeline.artifacts import STATISTICS
+
+STEPS = 60
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """For n images; None where no change of that kind, however large, could have shown.
+
+    Attributes:
+        strange: share of images that are further from the known ones than any held-out one.
+        brighter, darker: change of the mean luma, of a range of 1; ``brightness`` is the held-out mean.
+    """
+
+    n: int
+    strange: float | None
+    brighter: float | None
+    darker: float | None
+    brightness: float
+
+    @property
+    def words(self) -> str:
+        parts = []
+        if self.strange is not None:
+            parts.append(f"{self.strange:.0%} of the images being unlike any held-out one")
+        for change, name in ((self.darker, "darker"), (self.brighter, "brighter")):
+            if change is not None:
+                parts.append(f"all of them {name} by {change:.2f} (usual is {self.brightness:.2f})")
+        if not parts:
+            return f"with {self.n} images no change, however large, would have shown"
+        return f"with {self.n} images only a change as large as this would have shown: {', or '.join(parts)}"
+
+
+def smallest(measure: Yardstick, n: int, alpha: float) -> Smallest:
+    """The smallest changes that ``n`` images could have shown, all of them after the change."""
+    column = STATISTICS.index("brightness")
+    usual = measure.reference.statistics[measure.reference.representatives, column].astype(float)
+
+    def shift(sign: float) -> float | None:
+        sizes = np.linspace(0, 1, STEPS + 1)[1:]
+        return next(
+            (float(s) for s in sizes if _shown(measure, n, alpha, "brightness", usual + sign * s)), None
+        )
+
+    shares = np.linspace(0, 1, STEPS + 1)[1:]
+    most = float(np.max(measure.calibration_novelty))
+    strange = next(
+        (
+            float(share)
+            for share in shares
+            if _shown(
+                measure, n, alpha, "novelty", np.array([2 * most + 1, most / 2]), np.array([share, 1 - share])
+            )
+        ),
+        None,
+    )
+    return Smallest(n, strange, shift(1.0), shift(-1.0), float(usual.mean()))
+
+
+def _shown(
+    measure: Yardstick,
+    n: int,
+    alpha: float,
+    statistic: str,
+    values: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> bool:
+    """Whether n images whose ``statistic`` is drawn from ``values`` bring the alarm on average."""
+    if n < 1:
+        return False
+    families = [event.family for event in measure.events]
+    gains = []
+    for event in measure.events:
+        if event.statistic != statistic or event.chance >= 1 - 1e-9:
+            continue
+        sign = 1.0 if event.direction == "up" else -1.0
+        share = float(np.average(sign * (values - event.threshold) > 0, weights=weights))
+        weight = -np.log(len(FAMILIES) * families.count(event.family) * len(ODDS))
+        gains += [weight + n * gain for gain in _growth(event, share)]
+    if not gains:
+        return False
+    return float(np.logaddexp.reduce(gains) + np.log(prior(1))) >= log10_threshold(alpha) * np.log(10)
+
+
+def _growth(event: Event, share: float) -> list[float]:
+    """Mean log gain an image of each bet on the event, where it happens to ``share`` of the images."""
+    odds = np.array(ODDS)
+    win = np.log((event.chance + odds * (1 - event.chance)) / event.chance)
+    return [float(gain) for gain in share * win + (1 - share) * np.log1p(-odds)]
