@@ -6,7 +6,8 @@ that names it, and its copy in a label queue with it. ``log/deletions.jsonl`` ha
 ids as sha256, which shows that an id was forgotten to whoever brings it, and not otherwise.
 
 Requests that come later are not covered, nor what was made of an image before: labelled images in data/ (DVC's), contact
-sheets and reports.
+sheets and reports. What a challenger answered in shadow is kept without the request's id; ids in the journal (its
+cursor, where an episode began) name nothing any more.
 """
 
 import contextlib
@@ -118,6 +119,7 @@ def forget(
             hashes = [_hash(one) for one in ids if one in found.names]
             entry = {"time": now.isoformat(), "by": by, "why": why, "ids": hashes}
             _note(log, entry | {"state": "begun", "blanks": _blanks(log, found)})
+            _anonymise(workspace.shadow, {str(line.row["request_id"]) for line in found.lines})
             _remove(log, archive, found, set(labelled), done)
             counts = {name: getattr(done, name) for name in ("rows", "archived", "images", "asked")}
             _note(log, entry | {"state": "done"} | counts)
@@ -159,6 +161,20 @@ def _remove(log: Path, archive: Archive, found: _Found, labelled: set[str], done
     for folder, items in found.queues.items():
         done.asked += withdraw(folder, items, labelled)
     _erase(found.lines, archive, done)
+
+
+def _anonymise(shadow: Path, requests: set[str]) -> None:
+    """Overwrite the ids in the rows of shadows by as many zeros, also where a service writes: it only appends."""
+    for path in sorted(shadow.glob("*/*.jsonl")):
+        with path.open("r+b", buffering=0) as stream:
+            data = stream.read()
+            for one in requests:
+                named = f'"request_id": "{one}"'.encode()
+                start = data.find(named)
+                if start >= 0:
+                    stream.seek(start + len(named) - len(one) - 1)
+                    stream.write(b"0" * len(one))
+            os.fsync(stream.fileno())
 
 
 def _left(workspace: Workspace, found: _Found, labelled: dict[str, str], done: Forgotten) -> None:
