@@ -15,6 +15,7 @@ from monitoring.page.chart import Axis
 from monitoring.page.points import points, thinned
 from monitoring.page.timeline import Move, segments, timeline
 from monitoring.page.write import page
+from monitoring.publish import publish
 from monitoring.traffic import traffic
 from monitoring.watch import Outcome, wake
 from monitoring.window import Row, Window
@@ -126,6 +127,10 @@ def test_an_open_episode_heads_the_page_with_figures_links_and_the_next_command(
     assert seen["episode"] == {"id": outcome.episode.id, "state": "awaiting_labels"}
     assert sum(seen["counts"].values()) == seen["images"] == 50
     assert seen["log10_e"] > seen["log10_threshold"]
+    (workspace.queue / outcome.episode.id / "manifest.json").write_text("{")
+    with Journal(workspace.journal) as journal:
+        assert publish(workspace, journal, now=outcome.episode.opened) is None
+    assert "Next: python -m monitoring status" in written(workspace).words, "damaged, it costs one line"
 
 
 def test_accuracies_that_the_journal_holds_are_drawn_with_their_intervals(tmp_path: Path) -> None:

@@ -109,7 +109,13 @@ def _key(zones: Sequence[object], moves: Sequence[Move], axis: Axis) -> str:
 
 def _next(workspace: Workspace, journal: Journal) -> str:
     """The command that ``python -m monitoring status`` names."""
-    for line in reversed(status(workspace, journal).splitlines()):
+    try:
+        said = status(workspace, journal)
+    except (
+        Exception
+    ):  # a damaged queue, say: the page is not to be lost with it, and status itself tells more
+        return "python -m monitoring status"
+    for line in reversed(said.splitlines()):
         word, _, command = line.partition(" ")
         if word.rstrip(":") == "Next":
             return command.strip()
