@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import record, table
+from benchmarks import labels, record, table
 from benchmarks.contenders import Outcome
 from benchmarks.errors import CommandError, ContenderError, LoadedError, SetError, TableError
 from benchmarks.interleave import interleave, order, ratio_of_medians, wait_until_quiet
@@ -255,6 +255,33 @@ def test_the_recorded_results_are_whole() -> None:
         assert record.faults(result) == [], path
         assert result["name"] == path.stem
         assert result["forced"] is False, f"{path}: measured on a machine at other work"
+
+
+def test_the_queue_is_recorded_as_nowhere_worse_than_random_images() -> None:
+    """By more than its interval; where the labels are all trained on, and where an intake divides them."""
+    result = json.loads((record.RESULTS / "labels.json").read_text(encoding="utf-8"))
+    ours = [gain for gain in result["details"]["gains"] if gain["way"] == "ours"]
+    assert {(gain["case"], gain["divided"]) for gain in ours} == {
+        (name, divided) for name in labels.CASES for divided in (True, False)
+    }
+    assert [gain for gain in ours if gain["gain"]["ci95"][1] < 0] == []
+    assert all(case["seeds"] >= 5 for case in result["details"]["cases"])
+
+
+def test_a_gain_is_over_as_many_random_labels_on_the_same_division() -> None:
+    key = {"case": "x", "divided": False, "trained": 9, "old": 1.0}
+    rows = [
+        key | {"seed": seed, "way": way, "labels": count, "new": 0.5 + 0.1 * seed + bonus * (count > 0)}
+        for seed in range(3)
+        for way, bonus in (("random", 0.1), ("ours", 0.15))
+        for count in (0, 10, 20)
+    ]
+    means, gains = labels.summary(rows)
+    assert [(mean["way"], mean["labels"]) for mean in means if mean["gain"]["mean"] > 0.04] == [
+        ("ours", 10),
+        ("ours", 20),
+    ]
+    assert gains[0]["gain"] == {"mean": 0.05, "ci95": [0.05, 0.05]}
 
 
 def test_the_pages_say_what_the_results_say() -> None:
