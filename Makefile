@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RIVALS := benchmarks/.venvs/rivals
+DETECTORS := benchmarks/.venvs/drift
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 HOME_OF_STATE = $(or $(VISIONLOOP_HOME),$(CURDIR)/var)
@@ -40,7 +41,7 @@ fire-drill: setup ## faults planted in a real run, and which gate refuses each: 
 soak: setup ## a simulated year of the loop, with shifts, kills and late labels, some ten minutes: reports/soak.html
 	$(VENV)/bin/python -m flows.soak
 
-bench: setup rivals ## ours beside timm's train.py and fastai, and the gate's own error rates, about an hour on two idle cores: benchmarks/README.md
+bench: setup rivals ## ours beside timm's train.py and fastai, the gate's own error rates, and drift beside its detectors, some 80 minutes on two idle cores: benchmarks/README.md
 	$(VENV)/bin/python -m benchmarks.ingest
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.best_flags
@@ -48,13 +49,20 @@ bench: setup rivals ## ours beside timm's train.py and fastai, and the gate's ow
 	$(VENV)/bin/python -m benchmarks.time_to_accuracy
 	$(VENV)/bin/python -m benchmarks.gate
 	$(VENV)/bin/python -m benchmarks.log_cost
+	$(VENV)/bin/python -m benchmarks.drift
+	$(VENV)/bin/python -m benchmarks.drift_speed
 	$(VENV)/bin/python -m benchmarks.table
 
-rivals: $(RIVALS)/.ready ## the rivals' own environment, for make bench
+rivals: $(RIVALS)/.ready $(DETECTORS)/.ready ## the rivals' own environments, for make bench
 
 $(RIVALS)/.ready: benchmarks/rivals/requirements.txt | setup
 	$(VENV)/bin/uv venv --quiet --allow-existing --python $(VENV)/bin/python $(RIVALS)
 	$(VENV)/bin/uv pip sync --quiet --system-certs --compile-bytecode --python $(RIVALS)/bin/python $<
+	@touch $@
+
+$(DETECTORS)/.ready: benchmarks/rivals/drift-requirements.txt | setup
+	$(VENV)/bin/uv venv --quiet --allow-existing --python $(VENV)/bin/python $(DETECTORS)
+	$(VENV)/bin/uv pip sync --quiet --system-certs --compile-bytecode --python $(DETECTORS)/bin/python $<
 	@touch $@
 
 serve: setup ## answer with the champion on http://127.0.0.1:3000

@@ -26,18 +26,18 @@ LEVEL = 0.05
 OURS = "visionloop"
 DRIFT_PYTHON = ROOT / "benchmarks/.venvs/drift/bin/python"
 EVERY = {
-    "visionloop": 1,
-    "alibi mmd": 1,
-    "alibi ks": 1,
-    "evidently model": 1,
-    "evidently distance": 1,
-    "evidently mmd": 5,
-    "evidently ratio": 25,
-    "alibi mmd 1000": 25,
-    "torchdrift mmd": 25,
-    "frouros mmd": 25,
+    "visionloop": (1, 1),
+    "alibi mmd": (1, 4),
+    "alibi ks": (1, 4),
+    "evidently model": (4, 16),
+    "evidently distance": (4, 16),
+    "evidently mmd": (16, 64),
+    "evidently ratio": (128, 128),
+    "alibi mmd 1000": (128, 128),
+    "torchdrift mmd": (128, 128),
+    "frouros mmd": (128, 128),
 }
-"""Which draws each judges: the slow ones only each so many-th."""
+"""Each so many-th draw with drift, and without, that a contender judges: the slow ones few."""
 LANES = 2
 
 
@@ -71,8 +71,8 @@ class Judgement:
         return Rate(sum(own), len(own))
 
 
-def judge(work: Path, scale: int = 1, names: Sequence[str] = tuple(EVERY)) -> list[Judgement]:
-    """Let all contenders judge the recorded draws, two at a time; the longest first."""
+def judge(work: Path, names: Sequence[str] = tuple(EVERY)) -> list[Judgement]:
+    """Let all contenders judge the recorded draws, two at a time."""
     rivals = DRIFT_PYTHON.exists()
     if not rivals:
         print(f"{DRIFT_PYTHON} is missing: without the rivals; `make rivals` makes it", file=sys.stderr)
@@ -83,8 +83,19 @@ def judge(work: Path, scale: int = 1, names: Sequence[str] = tuple(EVERY)) -> li
             return None
         module = "benchmarks.rivals.drift_run" if foreign else "benchmarks.drift_ours"
         python = str(DRIFT_PYTHON) if foreign else sys.executable
-        every = EVERY[name] if EVERY[name] == 1 else EVERY[name] * scale
-        command = [python, "-m", module, name, "--work", str(work), "--every", str(every)]
+        every, quiet = EVERY[name]
+        command = [
+            python,
+            "-m",
+            module,
+            name,
+            "--work",
+            str(work),
+            "--every",
+            str(every),
+            "--quiet-every",
+            str(quiet),
+        ]
         done = subprocess.run(
             command, cwd=ROOT, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -123,6 +134,7 @@ def summary(draws: Sequence[Draw], judged: Sequence[Judgement]) -> dict[str, Any
     for draw in shifted:
         cells.setdefault(draw.cell.name, []).append(draw)
     found["power"] = [_cell(own, judged, bars) for own in cells.values()]
+    found["power_by_shift"] = _by_shift(found["power"])
     found["lost"] = [
         {"cell": cell["cell"], **loss} for cell in found["power"] for loss in _losses(cell["paired"])
     ]
@@ -174,6 +186,19 @@ def _cell(own: list[Draw], judged: Sequence[Judgement], bars: dict[str, dict[int
             if found and name != OURS
         },
     }  # fmt: skip
+
+
+def _by_shift(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Over all shares and n: on the draws that both judged, the rates of ours and of each rival."""
+    sums: dict[str, dict[str, list[int]]] = {}
+    for cell in cells:
+        for name, rate in cell["equal_false_alarms"].items():
+            own = sums.setdefault(f"{cell['shift']}-{cell['level']}", {}).setdefault(name, [0, 0])
+            own[0] += round(rate["rate"] * rate["draws"])
+            own[1] += rate["draws"]
+    return {
+        shift: {name: Rate(*counts).to_dict() for name, counts in own.items()} for shift, own in sums.items()
+    }
 
 
 def _losses(paired: dict[str, list[int]]) -> list[dict[str, Any]]:

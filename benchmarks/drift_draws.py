@@ -132,6 +132,7 @@ def write(stacks: Sequence[Stack], found: Sequence[Draw], work: Path) -> None:
         set=np.array([draw.set for draw in found]),
         reference=_padded([draw.reference for draw in found]),
         window=_padded([draw.window for draw in found]),
+        quiet=np.array([draw.cell.shift == "none" for draw in found]),
     )
 
 
@@ -142,8 +143,10 @@ def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
     return out
 
 
-def read(work: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(set, reference's rows, window's rows) of each draw, in order."""
+def read(work: Path, every: int, quiet_every: int) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
+    """(number, set, reference's rows, window's rows) of each so many-th draw with drift, and without."""
     with np.load(work / "draws.npz") as stored:
-        for name, reference, window in zip(stored["set"], stored["reference"], stored["window"], strict=True):
-            yield str(name), reference[reference >= 0], window[window >= 0]
+        columns = [stored[name] for name in ("set", "reference", "window", "quiet")]
+    for number, (name, reference, window, quiet) in enumerate(zip(*columns, strict=True)):
+        if number % (quiet_every if quiet else every) == 0:
+            yield number, str(name), reference[reference >= 0], window[window >= 0]

@@ -109,7 +109,7 @@ def measured(watched: WatchedSet, work: Path) -> Watched:
 
 
 def _measure(watched: WatchedSet, work: Path, target: Path) -> None:
-    place = work / f"{watched.name}-workspace"
+    place = workspace(watched, work)
     bundle = _trained(watched, place)
     rng = np.random.default_rng(0)
     held, domains = held_out(watched, place, rng)
@@ -124,7 +124,8 @@ def _measure(watched: WatchedSet, work: Path, target: Path) -> None:
             columns |= _said(f"{kind}-{level}", bundle, _all_changed(few, kind, level), labels[:CHANGED])
     for kind in OTHERS:
         columns |= _said(f"{kind}-3", bundle, _all_changed(few, kind, 3), labels[:CHANGED])
-    for name, paths in (("new_class", _new_class(watched, place)), ("other_domain", _other(watched, work))):
+    for name in ("new_class", "other_domain"):
+        paths = strange(watched, work, name)
         chosen = [paths[at] for at in rng.permutation(len(paths))[:CHANGED]]
         columns |= _said(name, bundle, (decoded(path) for path in chosen), [-1] * len(chosen))
     draft = target.with_suffix(".part.npz")
@@ -177,7 +178,7 @@ def _trained(watched: WatchedSet, place: Path) -> Bundle:
     if not (place / "artifacts/bundle/bundle.json").exists():
         copy_checkout(ROOT, place)
         sources = _sources(watched, place)
-        model = {"image_size": IMAGE_SIZE}
+        model: dict[str, object] = {"image_size": IMAGE_SIZE}
         if watched.archive:
             model |= {"backbone": "auto", "weights": str(real_data() / WEIGHTS)}
         change_params(
@@ -238,6 +239,15 @@ def _unpack(archive: str, root: Path) -> None:
         packed.extractall(root, filter="data")
 
 
+def strange(watched: WatchedSet, work: Path, part: str) -> list[Path]:
+    """Images of the new class, or of the other domain; to be unpacked or made first where they are not there yet."""
+    return _new_class(watched, workspace(watched, work)) if part == "new_class" else _other(watched, work)
+
+
+def workspace(watched: WatchedSet, work: Path) -> Path:
+    return work / f"{watched.name}-workspace"
+
+
 def held_out(
     watched: WatchedSet, place: Path, rng: np.random.Generator
 ) -> tuple[list[tuple[Path, str]], list[str]]:
@@ -247,7 +257,8 @@ def held_out(
         counts = {
             "line-a": {name: 3 * n // 2 for name, n in COUNTS["line-a"].items() if name != watched.new_class}
         }
-        generate(root, seed=1, workers=1, counts=counts)
+        if not root.exists():
+            generate(root, seed=1, workers=1, counts=counts)
         paths = sorted(root.glob("line-a/*/*_1.jpg"))
         chosen = [paths[at] for at in rng.permutation(len(paths))[:MOST]]
         return [(path, path.parent.name) for path in chosen], ["line-a"] * len(chosen)
@@ -267,7 +278,8 @@ def _new_class(watched: WatchedSet, place: Path) -> list[Path]:
             p for d in watched.domains for p in sorted((place / "images" / d / watched.new_class).iterdir())
         ]
     root = place / "new"
-    generate(root, seed=2, workers=1, counts={"line-a": {watched.new_class: 3 * CHANGED}})
+    if not root.exists():
+        generate(root, seed=2, workers=1, counts={"line-a": {watched.new_class: 3 * CHANGED}})
     return sorted(root.glob("line-a/*/*_1.jpg"))
 
 
@@ -275,8 +287,10 @@ def _other(watched: WatchedSet, work: Path) -> list[Path]:
     archive, folder = watched.other
     root = work / f"{watched.name}-other"
     if archive:
-        _unpack(archive, root)
+        if not root.exists():
+            _unpack(archive, root)
         return sorted((root / folder).glob("*/*"))
     counts = {"line-b": {k: 2 * v for k, v in COUNTS["line-b"].items() if k != watched.new_class}}
-    generate(root, seed=3, workers=1, counts=counts)
+    if not root.exists():
+        generate(root, seed=3, workers=1, counts=counts)
     return sorted(root.glob("line-b/*/*_1.jpg"))

@@ -123,7 +123,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drift_ours")
     parser.add_argument("contender", choices=contenders())
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--every", type=int, default=1, help="judge only each so many-th draw")
+    parser.add_argument("--every", type=int, default=1, help="judge only each so many-th draw with drift")
+    parser.add_argument("--quiet-every", type=int, default=1, help="and each so many-th without")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     stacks = {watched.name: Stack.of(measured(watched, options.work)) for watched in SETS
@@ -131,9 +132,8 @@ def main() -> int:
     score = contenders()[options.contender]()
     started = time.process_time()
     scores: dict[int, Judged] = {}
-    for number, (name, reference, window) in enumerate(read(options.work)):
-        if number % options.every == 0:
-            scores[number] = score(stacks[name], reference, window, number)
+    for number, name, reference, window in read(options.work, options.every, options.quiet_every):
+        scores[number] = score(stacks[name], reference, window, number)
     seconds = (time.process_time() - started) / max(1, len(scores))
     write_json(options.work / f"{options.contender}.json", {"cpu_seconds_a_draw": seconds, "scores": scores})
     return 0

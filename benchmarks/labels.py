@@ -5,7 +5,7 @@
 A champion, the product's probe, is trained on one domain; 35 % of its groups are held out and are the reference.
 Of the new domain's groups 40 % are its test set; the others are the window that a queue is drawn from. Each way of
 asking names so many images of it, their labels are revealed, and the probe is fitted anew to the old training
-images and the new labels together. A seed divides all images anew. In one case the window is mixed: three of five
+images and the new labels together, as strongly regularised as the champion. A seed divides all images anew. In one case the window is mixed: three of five
 images in it are of the old domain still. Writes results/labels.json and results/labels.png.
 """
 

@@ -16,7 +16,8 @@ from monitoring.reference import Reference
 from monitoring.window import Row, Window
 from pipeline.params import Label, Params
 from pipeline.transfer.calibration import fit_temperature
-from pipeline.transfer.examples import Examples
+from pipeline.transfer.examples import Examples, standardise
+from pipeline.transfer.logistic import logistic_path
 from pipeline.transfer.probe import Head, fit_probe
 
 __all__ = ["Asked", "Champion", "Situation"]
@@ -46,8 +47,7 @@ class Champion:
     @classmethod
     def trained(cls, images: Embedded, rows: np.ndarray, reference: np.ndarray, seed: int) -> "Champion":
         """``pipeline.transfer.probe`` on the stored views, no plan: as `dvc repro` with the default params."""
-        ones, prior = np.ones(len(rows)), np.zeros(len(images.classes))
-        examples = Examples(images.features[:, rows], images.labels[rows], ones, prior)
+        examples = _examples(images, rows)
         head = fit_probe(examples, images.classes, groups=list(images.groups[rows]), seed=seed)
         temperature = fit_temperature(head.logits(images.features[0][reference]), images.labels[reference])
         return cls(head, rows, reference, temperature)
@@ -154,7 +154,20 @@ class Situation:
         return np.array([row for row in asked.rows if splits[self.images.ids[row]][0] == "train"], dtype=int)
 
     def retrained(self, rows: np.ndarray) -> Champion:
-        """The probe on the champion's training images and the newly labelled ones together."""
+        """The probe on the champion's training images and the newly labelled ones together.
+
+        Its strength is the champion's, so that hundreds of fits need no cross-validation each.
+        """
         champion = self.champion
         both = np.concatenate([champion.trained_rows, rows])
-        return Champion.trained(self.images, both, champion.reference_rows, self.seed)
+        examples = _examples(self.images, both)
+        raw, labels, weights = examples.rows(np.arange(len(both)))
+        standard, strength = standardise(raw, np.float32), champion.head.strength
+        found = logistic_path(standard.values, labels, weights, examples.log_prior, [strength])
+        weight, bias = (part.astype(np.float32) for part in standard.fold(*found[0]))
+        return replace(champion, head=Head(weight, bias, strength, 0, {}))
+
+
+def _examples(images: Embedded, rows: np.ndarray) -> Examples:
+    ones, prior = np.ones(len(rows)), np.zeros(len(images.classes))
+    return Examples(images.features[:, rows], images.labels[rows], ones, prior)

@@ -21,6 +21,8 @@ DRIFT_OPENED = "visionloop.drift.opened"
 RETRAIN_REQUESTED = "visionloop.retrain.requested"
 NAME = "visionloop: labels are back, retrain"
 POOLS = ("local", "gpu")
+DEBOUNCE = timedelta(minutes=10)
+"""Shorter than the watch's quarter of an hour: a request that got lost comes again with its next look."""
 
 
 def prepare() -> list[str]:
@@ -71,8 +73,10 @@ def connect() -> str:
             expect={RETRAIN_REQUESTED},
             match={"prefect.resource.id": "visionloop.champion.*"},
             posture=Posture.Reactive,
+            for_each={"prefect.resource.id"},
+            # Debounced: it fires at the first event and then lets this long pass, for each champion.
             threshold=1,
-            within=timedelta(0),
+            within=DEBOUNCE,
         ),
         actions=[
             RunDeployment(

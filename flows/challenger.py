@@ -26,15 +26,19 @@ class Challenger:
         return self.digest == self.champion
 
 
-def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
+def examine(
+    workspace: Workspace, approve: str | None = None, *, by: str | None = None, always: bool = False
+) -> Challenger:
     """The challenger, if it may be released.
 
     Args:
         approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
+        by: who says so (default: whoever runs this).
+        always: ``release.approval: required``: a verdict of PROMOTE needs a person's word too.
 
     Raises:
         RefusedError: the verdict is not PROMOTE (and not approved), is about another bundle or champion, or is
-            not what dvc.lock names.
+            not what dvc.lock names; or nobody has approved it who would have to.
         IntegrityError: artifacts/bundle is damaged.
     """
     verdict = _verdict(workspace)
@@ -59,8 +63,13 @@ def examine(workspace: Workspace, approve: str | None = None) -> Challenger:
             f"the verdict compares with {_short(verdict['champion'])}, but the champion is {_short(standing)}: run "
             "`python -m flows.retrain`, which judges against the champion of now"
         )
-    insufficient = verdict["decision"] == "INSUFFICIENT_EVIDENCE"
-    approved = {"by": lineage.account(), "why": str(approve)} if insufficient else None
+    if always and not (approve or "").strip():
+        raise RefusedError(
+            'release.approval is required: `python -m flows.release --approve "<why>"`, or '
+            "`prefect deployment run release/release`, which waits for an answer in Prefect's UI"
+        )
+    needed = always or verdict["decision"] == "INSUFFICIENT_EVIDENCE"
+    approved = {"by": by or lineage.account(), "why": str(approve)} if needed else None
     return Challenger(digest, verdict, standing, approved)
 
 

@@ -2,6 +2,7 @@
 
     python -m flows.release                        # acts on PROMOTE, refuses anything else
     python -m flows.release --approve "<why>"      # takes INSUFFICIENT_EVIDENCE upon yourself, on record
+    prefect deployment run release/release         # where a person has to say so, waits for an answer in Prefect's UI
 
 The Bento is built and started in a sandbox, and real images are put to it; only when it answers as the
 bundle did offline does the champion pointer move. With ``release.shadow_images`` the challenger first answers so
@@ -12,33 +13,30 @@ does). Releasing whoever is champion already does nothing.
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed, State
 
-from flows import lineage
+from flows import approval, lineage
 from flows.challenger import Challenger, examine
+from flows.notifications import notify
 from flows.pages import plain, verdict_page
+from flows.releasing import approval_of, close, leased, leave_to_a_person
 from flows.sandbox import ask, golden_images, sandbox
 from flows.scratch import scratch
 from flows.server import command
+from flows.shadow import beside
 from flows.tasks import step
-from monitoring import leases
-from monitoring.episodes import advance, ask_human, mark_promoted, promoting
+from monitoring.episodes import promoting
 from monitoring.journal import Journal
-from monitoring.leases import Lease, beating
-from monitoring.policy import ASKED
-from monitoring.shadow import begin as begin_shadow
-from monitoring.shadow import end as end_shadow
-from monitoring.shadow import requested, shadowed
-from monitoring.states import allowed
+from monitoring.leases import Lease
+from monitoring.shadow import end, requested
 from pipeline import clock, recipe
 from pipeline.artifacts import Workspace, read_json, write_json
-from pipeline.errors import RefusedError, StateError, VisionloopError
+from pipeline.errors import StateError, VisionloopError
 from pipeline.model_card.card import card, gather
 from pipeline.params import Params
 from pipeline.registry import Registry
@@ -56,21 +54,28 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
 
     Args:
         why: the reason, for the registry's history and the release's record.
-        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE.
+        approve: why to release in spite of a verdict of INSUFFICIENT_EVIDENCE, or where ``release.approval``
+            asks for a person's word. Without it, a deployed run waits for somebody to give it.
     """
     workspace = Workspace.here()
     try:
         params = Params.load(workspace.params)
-        approve = approve or _approval(workspace)
-        challenger = step("examine", lambda: examine(workspace, approve))
+        approve, by = approve or approval_of(workspace), None
+        if not approve:
+            word = _word(workspace, params, why)
+            if isinstance(word, State):
+                return word
+            approve, by = word
+        always = params.release.approval == "required"
+        challenger = step("examine", lambda: examine(workspace, approve, by=by, always=always))
         if challenger.is_champion:
             _settle(workspace, params, challenger.digest, get_run_logger().log)
             return Completed(message=_ALREADY.format(challenger.digest[:12]))
         why = challenger.approved["why"] if challenger.approved else why
-        with scratch(workspace) as place, _leased(workspace, challenger.digest) as lease:
+        with scratch(workspace) as place, leased(workspace, challenger.digest) as lease:
             if requested(workspace) != challenger.digest:
                 _try(workspace, params, challenger, why, place)
-            waiting = _shadow(workspace, params, challenger, lease, approve)
+            waiting = beside(workspace, params, challenger, lease, approve)
             return (
                 Completed(message=waiting) if waiting else _promote(workspace, params, challenger, why, lease)
             )
@@ -78,50 +83,24 @@ def release(why: str = "released on demand", approve: str | None = None) -> Stat
         return Failed(message=str(error))
 
 
-def _approval(workspace: Workspace) -> str | None:
-    """What a person said with `python -m monitoring approve`, where that let the release go on."""
-    if not workspace.journal.exists():
-        return None
-    with Journal(workspace.journal) as journal:
-        episode = journal.open_episode()
-    return episode.approved if episode and episode.state == "infra_validating" else None
-
-
-@contextmanager
-def _leased(workspace: Workspace, digest: str) -> Iterator[Lease | None]:
-    """The lease of the episode that the challenger was trained for; None where there is none.
+def _word(workspace: Workspace, params: Params, why: str) -> tuple[str | None, str | None] | State:
+    """A person's reason and name, None where none is needed; or how the release ends for want of them.
 
     Raises:
-        StateError: another worker is at it.
+        RefusedError: nobody's word would help.
     """
-    lease = _lease(workspace, digest) if workspace.journal.exists() else None
-    if lease is None:
-        yield None
-        return
-    with beating(workspace.journal, lease):
-        yield lease
-
-
-def _lease(workspace: Workspace, digest: str) -> Lease | None:
-    with Journal(workspace.journal) as journal, journal.transaction():
-        episode = journal.open_episode()
-        if episode is None or episode.challenger != digest:
-            return None
-        lease = leases.take(journal, episode.id)
-        if lease is None:
-            raise StateError(
-                f"another worker is at the release of {digest[:12]} for episode {episode.id}: wait for it, and see "
-                "`python -m monitoring status`"
-            )
-        if allowed(episode.state, "infra_validating"):  # it waited for a person, or had failed
-            advance(
-                journal,
-                lease,
-                "infra_validating",
-                now=clock.now(),
-                why="its release was started by hand",
-            )
-    return lease
+    challenger = examine(workspace, "awaited", always=params.release.approval == "required")
+    if challenger.approved is None:
+        return None, None
+    answer = approval.given(workspace, challenger.verdict)
+    if answer is None:
+        leave_to_a_person(workspace, challenger.digest)
+        if not approval.can_wait():
+            return approval.hand_over(workspace, challenger.verdict, why)
+        answer = approval.ask(workspace, challenger.verdict)
+    if not answer.approved:
+        return Completed(message=f"not approved by {answer.name}: {answer.why}")
+    return answer.why, f"{answer.name}, at the form of {lineage.account()}"
 
 
 def _try(workspace: Workspace, params: Params, challenger: Challenger, why: str, place: Path) -> None:
@@ -151,48 +130,6 @@ def _try(workspace: Workspace, params: Params, challenger: Challenger, why: str,
     )  # fmt: skip
 
 
-def _shadow(
-    workspace: Workspace, params: Params, challenger: Challenger, lease: Lease | None, approve: str | None
-) -> str | None:
-    """None where the pointer may move; else how far the challenger is beside the champion.
-
-    Raises:
-        RefusedError: it failed there, or agrees too little; a person is asked.
-    """
-    wanted, digest = params.release.shadow_images, challenger.digest
-    seen = shadowed(workspace, digest, wanted, params.release.min_shadow_agreement)
-    if not wanted or challenger.champion is None:
-        return None
-    record = lineage.record_path(workspace, digest)
-    if approve and seen.against:
-        told = f"{seen.words}: {seen.against}; approved all the same: {approve}"
-        write_json(record, read_json(record) | {"shadow": told})
-        return None
-    if seen.images >= wanted and seen.against:
-        end_shadow(workspace)
-        told = f"{seen.words}: {seen.against}"
-        if lease is not None:
-            with Journal(workspace.journal) as journal:
-                why = f"{told}. {ASKED['shadow']}"
-                ask_human(journal, lease.episode, asks="shadow", why=why, now=clock.now(), lease=lease)
-        raise RefusedError(f'{told}; take it upon yourself with `python -m flows.release --approve "<why>"`')
-    if seen.images >= wanted:
-        get_run_logger().info("%s", seen.words)
-        write_json(record, read_json(record) | {"shadow": seen.words})
-        return None
-    if requested(workspace) != digest:
-        now = clock.now()
-        begin_shadow(workspace, digest, wanted, now)
-        if lease is not None:
-            with Journal(workspace.journal) as journal:
-                why = f"{digest[:12]} answers beside the champion, unseen, for {wanted} images (release.shadow_images)"
-                advance(journal, lease, "shadow", now=now, why=why)
-    return (
-        f"shadow: {digest[:12]} has answered {seen.images} of {wanted} images beside the champion; run `python -m "
-        "flows.release` again, or let the watch do it"
-    )
-
-
 def _promote(
     workspace: Workspace, params: Params, challenger: Challenger, why: str, lease: Lease | None
 ) -> State:
@@ -208,8 +145,9 @@ def _promote(
 
     step("promote", move)
     if requested(workspace) == digest:
-        end_shadow(workspace)
+        end(workspace)
     _settle(workspace, params, digest, get_run_logger().log)
+    notify(workspace, now=clock.now())
     _ask_service(params, digest)
     message = f"{digest[:12]} is champion: {read_json(lineage.record_path(workspace, digest))['bento']}"
     page = f"# {plain(message)}\n\n{plain(why)}\n\n{verdict_page(challenger.verdict)}"
@@ -230,7 +168,7 @@ def _build(workspace: Workspace, params: Params, about: str, place: Path) -> str
 
 def _settle(workspace: Workspace, params: Params, digest: str, say: Say) -> None:
     """What follows once ``digest`` is champion; done again where a kill came in between."""
-    _close_episode(workspace, digest)
+    close(workspace, digest)
     if params.release.git_commit:
         _commit(workspace, digest, say)
 
@@ -241,16 +179,6 @@ def _ask_service(params: Params, digest: str) -> None:
         get_run_logger().info("%s", answering(address(params.serve)).against(digest))
     except StateError as error:
         get_run_logger().warning("%s", error)
-
-
-def _close_episode(workspace: Workspace, digest: str) -> None:
-    """The drift episode that this challenger was trained for has its answer."""
-    if not workspace.journal.exists():
-        return
-    with Journal(workspace.journal) as journal:
-        episode = journal.open_episode()
-        if episode is not None and episode.challenger == digest:
-            mark_promoted(journal, episode.id, challenger=digest, now=clock.now())
 
 
 def _commit(workspace: Workspace, digest: str, say: Say) -> None:
@@ -273,14 +201,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--why", default="released on demand", help="kept in the registry's history")
     parser.add_argument(
-        "--approve", metavar="WHY", help="release on INSUFFICIENT_EVIDENCE, with you and WHY on record"
+        "--approve", metavar="WHY", help="release where a person has to say so, with you and WHY on record"
     )
     options = parser.parse_args(arguments)
     workspace = Workspace.here()
     try:  # neither a refusal nor a release that is done already has a server to wait for
-        challenger = examine(workspace, options.approve or _approval(workspace))
+        params = Params.load(workspace.params)
+        always = params.release.approval == "required"
+        challenger = examine(workspace, options.approve or approval_of(workspace), always=always)
         if challenger.is_champion:
-            _settle(workspace, Params.load(workspace.params), challenger.digest, lambda _, text: print(text))
+            _settle(workspace, params, challenger.digest, lambda _, text: print(text))
             print(_ALREADY.format(challenger.digest[:12]))
             return 0
     except VisionloopError as error:

@@ -19,6 +19,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 
+from flows.notifications import notify
 from flows.pages import against
 from flows.release import release as release_flow
 from flows.repro_process import Reproducer, reproducer
@@ -80,7 +81,12 @@ def retrain(
         if state.is_failed():
             _fail(workspace, lease, str(state.message))
     if release and decision == "PROMOTE":
-        return _release(workspace, episode, reason)
+        state = _release(workspace, episode, reason)
+    elif release and decision == "INSUFFICIENT_EVIDENCE":
+        asked = as_our_own(release_flow(why=reason, return_state=True))
+        # Of a verdict that no person may approve either, the verdict stays the result.
+        state = asked if asked.is_completed() else state
+    notify(workspace, now=clock.now())
     return state
 
 

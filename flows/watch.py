@@ -13,12 +13,15 @@ import base64
 import sys
 from pathlib import Path
 
+import httpx
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.events import emit_event
+from prefect.exceptions import PrefectException
 from prefect.states import Completed, Failed, State
 
 from flows.automation import DRIFT_OPENED, RETRAIN_REQUESTED
+from flows.notifications import notify
 from flows.pages import plain
 from flows.server import command
 from flows.tasks import step
@@ -58,8 +61,11 @@ def watch(act: bool = False, draw: bool = True) -> State:
     if outcome.retrain and act and outcome.episode is not None:
         from flows.retrain import as_our_own, retrain  # which is seldom
 
+        notify(workspace, now=clock.now())
         return as_our_own(retrain(outcome.reason, outcome.episode.id, release=True, return_state=True))
     _tell(outcome)
+    notify(workspace, now=clock.now())
+    _expire(workspace, params)
     return Completed(message=f"{outcome.decision}: {outcome.reason}")
 
 
@@ -112,6 +118,17 @@ def _tell(outcome: Outcome) -> None:
     resource = {"prefect.resource.id": f"visionloop.champion.{outcome.champion}"}
     emit_event(event=name, resource=resource, payload=payload)
     get_run_logger().info("sent the event %s for episode %s", name, outcome.episode.id)
+
+
+def _expire(workspace: Workspace, params: Params) -> None:
+    """Releases that nobody answered for; a server that is busy is asked again at the next look."""
+    from flows import approval
+
+    try:
+        for name in approval.expire(workspace, params, now=clock.now()):
+            get_run_logger().info("nobody answered the release %s in time: it is not approved", name)
+    except (httpx.HTTPError, PrefectException) as error:
+        get_run_logger().warning("releases that wait for approval were not looked at: %s", error)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,54 +6,28 @@ A part is one model's rows of one segment and is named after it, with the bytes 
 segment stays one in the part, since each row keeps its ``offset``.
 """
 
-import base64
-import binascii
 import contextlib
 import fcntl
-import io
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 import fsspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.artifacts import LOG_FIELDS, STATISTICS, atomic_path, decode_log_line
+from monitoring.archived_rows import SCHEMA, encoded, parquet, rows_of
+from pipeline.artifacts import atomic_path, decode_log_line
 from pipeline.errors import DataError, ParamsError, StateError
 
-NUMBERS = (*STATISTICS, "width", "height")
-SCHEMA = pa.schema(
-    [
-        ("request_id", pa.string()),
-        ("time", pa.timestamp("us", "UTC")),
-        ("image_id", pa.string()),
-        ("label", pa.string()),
-        ("abstain", pa.bool_()),
-        ("probabilities", pa.map_(pa.string(), pa.float64())),
-        ("embedding", pa.list_(pa.float16())),
-        *((name, pa.float64()) for name in STATISTICS),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("source", pa.string()),
-        ("kept", pa.string()),
-        ("seconds", pa.float64()),
-        ("offset", pa.int64()),  # of the row's line in its segment
-        ("extra", pa.string()),  # JSON of what else the row held; null: nothing
-    ]
-)
 _PART = re.compile(r"date=(?P<date>[^/]+)/model=(?P<model>[^/]+)/(?P<name>[^/]+)\.(?P<end>\d+)\.parquet$")
-_BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, binascii.Error)
 
 
 @dataclass(frozen=True)
@@ -84,17 +58,37 @@ class Archive:
             raise ParamsError(f"log.archive {url!r} can't be used: {error}") from error
         self._local = isinstance(self._files, LocalFileSystem)
 
-    def parts(self, model: str = "*", since: str = "") -> list[Part]:
-        """Those of ``model`` that were written on the day ``since`` or later, oldest first."""
+    def parts(self, model: str | None = None, since: str = "") -> list[Part]:
+        """Those of ``model`` (None: of all) that were written on the day ``since`` or later, oldest first.
+
+        Raises:
+            StateError: the archive can't be listed. It is not taken for empty: a watch would pass over its rows.
+        """
         self._files.invalidate_cache()
-        pattern = f"{self.root}/date=*/model={model if model == '*' else quote(model, safe='')}/*.parquet"
+        own = None if model is None else f"model={quote(model, safe='')}"
+        days = [day for day in self._names(self.root, "date=") if day.rpartition("date=")[2] >= since]
+        models = [
+            path
+            for day in days
+            for path in self._names(day, "model=")
+            if own in (None, path.rpartition("/")[2])
+        ]
         found = []
-        for path in sorted(self._files.glob(pattern)):
-            named = _PART.search(path)
-            if named and named["date"] >= since:
+        for path in (path for one in models for path in self._names(one, "")):
+            if named := _PART.search(path):
                 segment = f"{named['date']}/{named['name']}.log"
                 found.append(Part(path, segment, unquote(named["model"]), int(named["end"])))
         return found
+
+    def _names(self, folder: str, prefix: str) -> list[str]:
+        """Paths in a folder, sorted. Not by ``glob``: it takes a store that does not answer for an empty one."""
+        try:
+            paths = [str(path).rstrip("/") for path in self._files.ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StateError(f"the archive {folder} (log.archive) can't be listed: {error}") from error
+        return sorted(path for path in paths if path.rpartition("/")[2].startswith(prefix))
 
     def write(self, segment: str, model: str, end: int, rows: Sequence[dict[str, Any]], age: float) -> Part:
         """Write a part whole, or not at all, and read back what the store has of it. ``age``: its mtime, where local.
@@ -104,8 +98,9 @@ class Archive:
         """
         date, name = segment.removesuffix(".log").split("/")
         path = f"{self.root}/date={date}/model={quote(model, safe='')}/{name}.{end}.parquet"
-        self._put(path, _parquet(rows))
+        self._put(path, parquet(rows))
         if self._local:
+            Path(path).chmod(0o640)  # as a segment
             os.utime(path, (age, age))  # retention takes the oldest first
         with self._files.open(path, "rb") as stream:
             stored = pq.read_metadata(stream).num_rows
@@ -121,7 +116,7 @@ class Archive:
         Raises:
             DataError: the part can't be read.
         """
-        for row in _rows(self._table(part), part.model):
+        for row in rows_of(self._table(part), part.model):
             if row["offset"] >= start:
                 yield row.pop("offset"), row
 
@@ -135,7 +130,7 @@ class Archive:
             self.remove(part)
             return len(kept)
         modified = Path(part.path).stat().st_mtime if self._local else 0.0
-        self._put(part.path, _encoded(table.filter(pa.array(kept))))
+        self._put(part.path, encoded(table.filter(pa.array(kept))))
         if self._local:
             os.utime(part.path, (modified, modified))
         return kept.count(False)
@@ -201,68 +196,6 @@ def alone(log: Path) -> Iterator[None]:
                 f"another compaction or deletion is at work in {log}: run the command again"
             ) from error
         yield
-
-
-def typed(row: dict[str, Any], offset: int) -> dict[str, Any] | None:
-    """A log row as the archive has it, or None where a field is not what the log's contract says."""
-    try:
-        time = datetime.fromisoformat(row["time"])
-        statistics = dict(row["statistics"])
-        extra = {name: value for name, value in row.items() if name not in LOG_FIELDS}
-        found = {
-            "request_id": str(row["request_id"]),
-            "time": time if time.tzinfo else time.replace(tzinfo=UTC),
-            "abstain": bool(row["abstain"]),
-            "probabilities": [(str(name), float(value)) for name, value in row["probabilities"].items()],
-            "embedding": np.frombuffer(base64.b64decode(row["embedding"], validate=True), "<f2"),
-            "seconds": float(row["seconds"]),
-            "offset": offset,
-            **{
-                name: None if row[name] is None else str(row[name])
-                for name in ("image_id", "label", "source", "kept")
-            },
-            **{name: float(statistics.pop(name)) for name in STATISTICS if name in statistics},
-            **{name: int(statistics.pop(name)) for name in ("width", "height") if name in statistics},
-        }
-        extra |= {"statistics": statistics} if statistics else {}
-        return found | {"extra": json.dumps(extra) if extra else None}
-    except _BROKEN:
-        return None
-
-
-def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
-    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names if name != "embedding"}
-    sizes = np.cumsum([0, *(len(row["embedding"]) for row in rows)], dtype=np.int32)
-    values = np.concatenate([row["embedding"] for row in rows]) if rows else np.zeros(0, np.float16)
-    arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
-    arrays["embedding"] = pa.ListArray.from_arrays(pa.array(sizes), pa.array(values.astype(np.float16)))
-    return _encoded(pa.table([arrays[name] for name in SCHEMA.names], schema=SCHEMA))
-
-
-def _encoded(table: pa.Table) -> bytes:
-    stream = io.BytesIO()
-    pq.write_table(table, stream, compression="zstd")
-    return stream.getvalue()
-
-
-def _rows(table: pa.Table, model: str) -> Iterator[dict[str, Any]]:
-    embeddings = table.column("embedding").combine_chunks()
-    flat, ends = embeddings.values.to_numpy(zero_copy_only=False), embeddings.offsets.to_numpy()
-    for index, entry in enumerate(table.drop_columns(["embedding"]).to_pylist()):
-        extra = json.loads(entry.pop("extra") or "{}")
-        numbers = {name: value for name in NUMBERS if (value := entry.pop(name)) is not None}
-        vector = flat[ends[index] : ends[index + 1]].astype("<f2").tobytes()
-        yield (
-            entry
-            | extra
-            | {
-                "model": model,
-                "time": entry["time"].isoformat(timespec="microseconds"),
-                "probabilities": dict(entry["probabilities"]),
-                "embedding": base64.b64encode(vector).decode("ascii"),
-                "statistics": numbers | extra.get("statistics", {}),
-            }
-        )
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from monitoring.archive import Archive, alone, typed
+from monitoring.archive import Archive, alone
+from monitoring.archived_rows import typed
 from pipeline.artifacts import Workspace, decode_log_line, sync_folder
 from pipeline.params import Log
 

@@ -12,6 +12,8 @@ from pipeline.artifacts import atomic_path
 from pipeline.errors import ImageError
 from pipeline.images import decode
 
+SHEET = "contact-sheet.png"
+"""In an episode's folder of evidence."""
 TILE, GAP, LINE, COLUMNS, ROWS = 128, 8, 18, 8, 2
 
 

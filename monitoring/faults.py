@@ -82,19 +82,19 @@ def looks_of(window: Window, images: Path) -> np.ndarray:
 
 
 def columns(
-    reference: Reference, like: np.ndarray, window: Window, seen: np.ndarray
+    reference: Reference, like: np.ndarray, window: Window, seen: np.ndarray | None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By number its values in the window and among the reference's ``like`` images.
 
     Args:
-        seen: ``looks_of`` the window.
+        seen: ``looks_of`` the window; None without kept images.
     """
     after, before = window.statistics, reference.statistics[like]
     found = {name: (after[:, i], before[:, i]) for i, name in enumerate(STATISTICS)}
     sizes = np.array([row.size for row in window.rows], dtype=float).prod(axis=1)
     found["pixels"] = (sizes, reference.sizes[like].astype(float).prod(axis=1))
     found["edges"] = (_edges(after), _edges(before))
-    if reference.looks is not None and len(seen):
+    if reference.looks is not None and seen is not None and len(seen):
         known = reference.looks[like]
         known = known[np.isfinite(known).all(axis=1)]
         if len(known):

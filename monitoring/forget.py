@@ -6,7 +6,8 @@ that names it, and its copy in a label queue with it. ``log/deletions.jsonl`` ha
 ids as sha256, which shows that an id was forgotten to whoever brings it, and not otherwise.
 
 Requests that come later are not covered, nor what was made of an image before: labelled images in data/ (DVC's), contact
-sheets and reports.
+sheets and reports. What a challenger answered in shadow is kept without the request's id; ids in the journal (its
+cursor, where an episode began) name nothing any more.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from pipeline.errors import DataError
 from pipeline.params import Log
 
 DELETIONS = "deletions.jsonl"
-_ID = re.compile(r"[0-9A-Za-z_-]{8,64}")
+_ID = re.compile(r"[0-9A-Za-z_.:-]{1,100}")
 
 
 @dataclass
@@ -72,6 +73,24 @@ class _Line:
         return {str(self.row["request_id"]), str(self.row["image_id"]), _kept_id(self.row)} - {""}
 
 
+@dataclass(frozen=True)
+class _Found:
+    """All that the ids name.
+
+    Attributes:
+        images: sha256 of the kept images that no other row names.
+        shared: kept image → how many other rows name it.
+        queues: folder → items that ask for one of them.
+        names: every id of it all.
+    """
+
+    lines: list[_Line]
+    images: set[str]
+    shared: dict[str, int]
+    queues: dict[Path, list[Item]]
+    names: set[str]
+
+
 def forget(
     workspace: Workspace, params: Log, ids: Sequence[str], *, why: str, by: str, now: datetime
 ) -> Forgotten:
@@ -79,79 +98,102 @@ def forget(
 
     Raises:
         DataError: one of ``ids`` can't be an id; nothing was removed.
-        StateError: a compaction or another deletion is at work.
+        StateError: a compaction or another deletion is at work, or the archive can't be reached.
     """
     for one in ids:
         if not _ID.fullmatch(one):
             raise DataError(
-                f"{one!r} is no request_id and no image's sha256: both are in the service's log rows"
+                f"{one!r} is no request_id and no image's sha256: an answer and a log row name both"
             )
-    wanted, done = set(ids), Forgotten()
-    log = workspace.log
+    done, log = Forgotten(), workspace.log
     with alone(log):
         archive = Archive(log, params.archive)
         _finish(log)
-        found: list[_Line] = []
-        named: Counter[str] = Counter()  # rows of each kept image
-        for line in _lines(log, archive):
-            named[_kept_id(line.row)] += 1
-            if line.names & wanted:
-                found.append(line)
-        gone = Counter(_kept_id(line.row) for line in found)
-        images = {name for name, rows in gone.items() if name and rows == named[name]} | _kept_of(log, wanted)
-        queues = {
-            path.parent: _asked(path, wanted | images)
-            for path in sorted(workspace.queue.glob("*/manifest.json"))
-        }
-        known = {name for line in found for name in line.names} | images
-        known |= {
-            name for items in queues.values() for item in items for name in (item.image_id, item.received)
-        }
-        missing = [one for one in ids if one not in known]
+        found = _find(workspace, archive, set(ids))
+        missing = [one for one in ids if one not in found.names]
         earlier = {one for entry in _deletions(log) for one in entry["ids"]}
         done.before = [one for one in missing if _hash(one) in earlier]
         done.unknown = [one for one in missing if _hash(one) not in earlier]
-        done.left = [
-            f"The image {name[:12]} stays: {named[name] - rows} other requests sent it; `forget {name}` removes them all."
-            for name, rows in gone.items()
-            if name and name not in images
-        ]
+        labelled = {label.image_id: label.path for label in read_labels(workspace.labels)}
         if len(missing) < len(ids):
-            entry = {
-                "time": now.isoformat(),
-                "by": by,
-                "why": why,
-                "ids": [_hash(one) for one in ids if one in known],
-            }
-            blanks = [
-                [line.segment.relative_to(log).as_posix(), line.offset, line.length]
-                for line in found
-                if line.segment
-            ]
-            _note(log, entry | {"state": "begun", "blanks": blanks})
-            for kept in sorted(
-                path for name in images for path in (log / "images" / name[:2]).glob(f"{name}.*")
-            ):
-                kept.unlink(missing_ok=True)
-                sync_folder(kept.parent)
-                done.images += 1
-            labelled = {label.image_id: label.path for label in read_labels(workspace.labels)}
-            for folder, items in queues.items():
-                done.asked += withdraw(folder, items, set(labelled))
-            _erase(found, archive, done)  # last: by its rows the next run finds what is left to do
-            done.left += [
-                f"{labelled[name]} is labelled, and DVC's: remove its row from data/labels.csv and the file, `dvc add "
-                "data/labelled`, then `dvc gc` where its copies are."
-                for name in sorted((images | wanted) & labelled.keys())
-            ]
+            hashes = [_hash(one) for one in ids if one in found.names]
+            entry = {"time": now.isoformat(), "by": by, "why": why, "ids": hashes}
+            _note(log, entry | {"state": "begun", "blanks": _blanks(log, found)})
+            _anonymise(workspace.shadow, {str(line.row["request_id"]) for line in found.lines})
+            _remove(log, archive, found, set(labelled), done)
             counts = {name: getattr(done, name) for name in ("rows", "archived", "images", "asked")}
             _note(log, entry | {"state": "done"} | counts)
-            if any((workspace.home / "monitoring").glob("*/*.png")) or workspace.replay.exists():
-                done.left.append(
-                    f"Contact sheets below {workspace.relative(workspace.home / 'monitoring')} and reports/replay.html "
-                    "were drawn before: remove those that show it."
-                )
+        _left(
+            workspace,
+            found,
+            {one: labelled[one] for one in sorted((found.images | set(ids)) & labelled.keys())},
+            done,
+        )
     return done
+
+
+def _find(workspace: Workspace, archive: Archive, wanted: set[str]) -> _Found:
+    log = workspace.log
+    lines: list[_Line] = []
+    every: Counter[str] = Counter()  # rows of each kept image
+    for line in _lines(log, archive):
+        every[_kept_id(line.row)] += 1
+        if line.names & wanted:
+            lines.append(line)
+    own = Counter(name for line in lines if (name := _kept_id(line.row)))
+    images = {name for name, rows in own.items() if rows == every[name]} | _kept_of(log, wanted)
+    shared = {name: every[name] - rows for name, rows in own.items() if name not in images}
+    manifests = sorted(workspace.queue.glob("*/manifest.json"))
+    queues = {path.parent: items for path in manifests if (items := _asked(path, wanted | images))}
+    names = {name for line in lines for name in line.names} | images
+    names |= {name for items in queues.values() for item in items for name in (item.image_id, item.received)}
+    return _Found(lines, images, shared, queues, names)
+
+
+def _remove(log: Path, archive: Archive, found: _Found, labelled: set[str], done: Forgotten) -> None:
+    """Rows last: by them the next run finds what a killed one has left."""
+    for kept in sorted(
+        path for name in found.images for path in (log / "images" / name[:2]).glob(f"{name}.*")
+    ):
+        kept.unlink(missing_ok=True)
+        sync_folder(kept.parent)
+        done.images += 1
+    for folder, items in found.queues.items():
+        done.asked += withdraw(folder, items, labelled)
+    _erase(found.lines, archive, done)
+
+
+def _anonymise(shadow: Path, requests: set[str]) -> None:
+    """Overwrite the ids in the rows of shadows by as many zeros, also where a service writes: it only appends."""
+    for path in sorted(shadow.glob("*/*.jsonl")):
+        with path.open("r+b", buffering=0) as stream:
+            data = stream.read()
+            for one in requests:
+                named = f'"request_id": "{one}"'.encode()
+                start = data.find(named)
+                if start >= 0:
+                    stream.seek(start + len(named) - len(one) - 1)
+                    stream.write(b"0" * len(one))
+            os.fsync(stream.fileno())
+
+
+def _left(workspace: Workspace, found: _Found, labelled: dict[str, str], done: Forgotten) -> None:
+    """Say what stays, and what to do about it."""
+    done.left += [
+        f"The image {name[:12]} stays: {others} other requests sent it; `forget {name}` removes them all."
+        for name, others in found.shared.items()
+    ]
+    done.left += [
+        f"{path} is labelled, and DVC's: remove its row from data/labels.csv and the file, `dvc add data/labelled`, then "
+        "`dvc gc` where its copies are."
+        for path in labelled.values()
+    ]
+    sheets = workspace.home / "monitoring"
+    if done.images and (any(sheets.glob("*/*.png")) or workspace.replay.exists()):
+        done.left.append(
+            f"Contact sheets below {workspace.relative(sheets)} and reports/replay.html were drawn before: remove those "
+            "that show it."
+        )
 
 
 def _lines(log: Path, archive: Archive) -> Iterator[_Line]:
@@ -185,6 +227,15 @@ def _blank(segment: Path, offset: int, length: int) -> None:
         stream.seek(offset)
         stream.write(b" " * (length - 1))
         os.fsync(stream.fileno())
+
+
+def _blanks(log: Path, found: _Found) -> list[list[Any]]:
+    """[segment, offset, length] of every line that is to be blanked."""
+    return [
+        [line.segment.relative_to(log).as_posix(), line.offset, line.length]
+        for line in found.lines
+        if line.segment
+    ]
 
 
 def _finish(log: Path) -> None:

@@ -27,6 +27,7 @@ class Image:
     """An answer's image, checked: its bytes, without their metadata at least, are its id's.
 
     ``received`` is the sha256 of what was sent or given, metadata included; "" where a queue doesn't tell.
+    ``predicted`` is "" where no queue asked it.
     """
 
     answer: Answer
@@ -36,6 +37,8 @@ class Image:
     random: bool
     source: str
     received: str
+    predicted: str = ""
+    confidence: float = 0.0
 
 
 def classes_of(workspace: Workspace, existing: Sequence[Label]) -> list[str]:
@@ -124,7 +127,8 @@ def images_of(workspace: Workspace, params: Params, answers: Sequence[Answer]) -
         at_random = item is not None and item.random
         source = item.source if item else ""
         received = answer.received or (item.received if item else "")
-        found.append(Image(answer, path, extension, dhash(picture.image), at_random, source, received))
+        said = (item.predicted, item.confidence) if item else ("", 0.0)
+        found.append(Image(answer, path, extension, dhash(picture.image), at_random, source, received, *said))
     _refuse(problems)
     return found
 

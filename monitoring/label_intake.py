@@ -22,6 +22,7 @@ from monitoring.journal import Episode, Journal, Step
 from monitoring.label_checks import Image, classes_of, clean_bytes, images_of, in_data_set, one_each
 from monitoring.label_split import Newcomer, assign
 from monitoring.labels import Label, append_labels, read_labels
+from monitoring.second_look import Judged, second_looks
 from pipeline.artifacts import Workspace, atomic_path
 from pipeline.errors import DataError, ImageError, StateError
 from pipeline.images import decode, dhash
@@ -40,6 +41,7 @@ class Taken:
     known: int = 0
     trained: int = 0
     left_out: list[str] = field(default_factory=list)
+    second_looks: list[str] = field(default_factory=list)
     versioned: str = ""
 
     @property
@@ -58,6 +60,9 @@ class Taken:
         ]
         lines += [f"{count} {what}." for count, what in notes if count]
         lines += [f"Left out: {reason}" for reason in self.left_out]
+        if self.second_looks:
+            lines.append("Taken, but worth a second look (a wrong one is corrected in data/labels.csv):")
+            lines += [f"  {reason}" for reason in self.second_looks]
         return "\n".join([*lines, self.versioned] if self.versioned else lines)
 
 
@@ -119,6 +124,13 @@ def _take(
     newcomers = [Newcomer(image.answer.image_id, image.dhash, image.random) for image in images]
     hashes = {label.image_id: _dhash_of(workspace, label) for label in existing}
     splits, taken.left_out = assign(newcomers, existing, hashes, taken.domain, params)
+    taken.second_looks = second_looks(
+        [
+            Judged(one.answer.image_id, one.answer.label, one.dhash, one.predicted, one.confidence)
+            for one in images
+        ],
+        params.validate.near_duplicate_bits,
+    )
     for image in images:
         image_id = image.answer.image_id
         if image_id not in splits:

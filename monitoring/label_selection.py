@@ -66,7 +66,7 @@ def select(
     drawn = _drawn([item.image_id for item in asked], list(new), budget, params)
     if not fresh or len(drawn) < sum(item.random for item in asked):
         return list(asked)
-    at_random = [new[image_id] for image_id in drawn if image_id in new]
+    at_random = [one for image_id, one in new.items() if image_id in drawn]
     rest = [one for image_id, one in new.items() if image_id not in drawn]
     worth = scores * (1.0 + UNSURE * uncertainty(window.probabilities))
     taken = known + [one.row for one in at_random]

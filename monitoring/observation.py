@@ -7,7 +7,6 @@ while the labels come in, and the 95 % interval at the end: so many looks are no
 
 from dataclasses import replace
 from datetime import datetime
-from math import ceil
 
 from monitoring import label_queue
 from monitoring.accuracy import Z95, Z99, difference, hits_of
@@ -27,13 +26,13 @@ def queue_of(episode: Episode) -> str:
 
 
 def ask(stream: Stream, episode: Episode) -> None:
-    """Queue as many images at random as the observation has come to; a queue that is begun stays as it is."""
-    params, seen = stream.params, stream.wealth.seen
-    share = min(1.0, seen / params.watch.observe_images)
-    label = replace(params.label, budget=max(1, ceil(params.label.min_labels * share)), random_share=1.0)
-    window = stream.since(_promoted(episode), LOOKED_AT)
-    if window is None or seen == 0:
+    """Queue ``label.min_labels`` images at random, once there are as many: a queue that grew would not be uniform."""
+    params = stream.params
+    most = min(params.watch.observe_images, params.label.min_labels)
+    window = stream.since(_promoted(episode), LOOKED_AT) if stream.wealth.seen >= most else None
+    if window is None or label_queue.items_of(stream.workspace, queue_of(episode)):
         return
+    label = replace(params.label, budget=params.label.min_labels, random_share=1.0)
     asking = replace(
         episode,
         id=queue_of(episode),

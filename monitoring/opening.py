@@ -7,6 +7,7 @@ from pathlib import Path
 
 from monitoring import contact_sheet, label_queue
 from monitoring.episodes import configuration, identity, step_about
+from monitoring.faults import looks_of
 from monitoring.journal import Episode, Journal
 from monitoring.stream import Stream
 from monitoring.triage import Explanation, explain
@@ -65,7 +66,7 @@ def ask(
     """Explain the drift, write its queue, and wait for labels. A kill in between: the next wake-up does it."""
     workspace = stream.workspace
     window = stream.since(episode.since, EXPLAINED) or seen[-1]
-    explanation = explain(stream.measure, window, workspace.log / "images")
+    explanation = explain(stream.measure, window, looks_of(window, workspace.log / "images"))
     _write_evidence(stream, episode, window, explanation)
     items = label_queue.write(workspace, episode, window, stream.measure, stream.params)
     queue = workspace.relative(label_queue.folder_of(workspace, episode.id))

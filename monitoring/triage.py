@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from monitoring.drift import matched
 from monitoring.estimate import estimate
 from monitoring.evidence import Yardstick
 from monitoring.faults import ADVICE as FAULTS
-from monitoring.faults import Fault, columns, fault, looks_of
+from monitoring.faults import Fault, columns, fault
 from monitoring.two_sample import class_shares, holm, kolmogorov_smirnov
 from monitoring.window import Window
 from pipeline.artifacts import STATISTICS
@@ -86,14 +85,14 @@ class Explanation:
         return asdict(self) | {"examples": list(self.examples[:16])}
 
 
-def explain(measure: Yardstick, window: Window, images: Path | None = None) -> Explanation:
+def explain(measure: Yardstick, window: Window, seen: np.ndarray | None = None) -> Explanation:
     """Compare the images since the drift began with the held-out ones that they resemble most.
 
     Args:
-        images: where kept images lie. Without them noise, compression, colour casts and turned cameras have
-            no number of their own, and are told by what they do to the others.
+        seen: (k, looks) of kept images of the window, ``faults.looks_of``. Without them noise, compression, colour
+            casts and turned cameras have no number of their own, and are told by what they do to the others.
     """
-    changes = _changes(measure, window, images)
+    changes = _changes(measure, window, seen)
     novelty = measure.novelty(window.embeddings)
     usual = measure.usual_novelty
     novel_share = float(np.mean(novelty > usual))
@@ -133,11 +132,10 @@ def _first(window: Window) -> dict[str, str]:
     return {"request_id": row.request_id, "image_id": row.image_id, "time": row.time.isoformat()}
 
 
-def _changes(measure: Yardstick, window: Window, images: Path | None) -> list[Change]:
+def _changes(measure: Yardstick, window: Window, seen: np.ndarray | None) -> list[Change]:
     """The numbers that moved, the largest move first; the sizes and the confidence among them."""
     reference = measure.reference
     like = matched(reference, window)
-    seen = looks_of(window, images) if images and reference.looks is not None else np.empty((0, 0))
     numbers = columns(reference, like, window, seen)
     numbers["confidence"] = (window.confidence, reference.confidence[like])
     adjusted = holm({name: kolmogorov_smirnov(*pair) for name, pair in numbers.items()})
@@ -196,8 +194,10 @@ def _strength(more: bool) -> str:
 
 
 def _sentence(changes: Sequence[Change]) -> str:
-    # Relative to the contrast the sharpness is there for the fault's name alone.
-    looks = [change.words for change in changes if change.name not in ("confidence", "edges")][:MOST_WORDS]
+    names = {change.name for change in changes}
+    # Where the sharpness moved, too, its move relative to the contrast says nothing more to a reader.
+    silent = {"confidence", "edges"} if "sharpness" in names else {"confidence"}
+    looks = [change.words for change in changes if change.name not in silent][:MOST_WORDS]
     parts = []
     if looks:
         listed = looks[0] if len(looks) == 1 else ", ".join(looks[:-1]) + " and " + looks[-1]

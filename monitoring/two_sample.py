@@ -13,6 +13,11 @@ from monitoring.evidence import distances
 
 BANDWIDTHS = (0.5, 1.0, 2.0)
 """Of the RBF kernels that are averaged, in units of the median distance."""
+COMPONENTS = 50
+RIDGE = 0.005
+"""Of the largest component's variance, so that mere noise is not blown up."""
+SHARES = {"embedding": 0.3, "embedding_whitened": 0.3}
+"""Of the level, spent on these tests; the others share the rest."""
 MOST = 1000
 """Images a side in the kernel test; more are thinned evenly."""
 
@@ -40,15 +45,21 @@ def compare(
 ) -> Comparison:
     """Embeddings (n, d), numbers (n,) and predicted classes (n) of a window against a reference's m.
 
-    Kernel test, Kolmogorov and Smirnov's, and chi-squared, all on the same permutations of who is who: each p
+    Kernel tests (of the embeddings as they are, and whitened: what moves along a quiet direction is lost among the
+    loud ones otherwise), Kolmogorov and Smirnov's, and chi-squared, all on the same permutations of who is who: each p
     is exact at any n, and what the tests share is not paid for twice, as Holm's rule would (Westfall and Young,
-    "Resampling-based multiple testing", 1993: step-down minP). ``min(adjusted) <= level`` is a test of that level.
+    "Resampling-based multiple testing", 1993: step-down minP, weighted by ``SHARES``). ``min(adjusted) <= level`` is
+    a test of that level.
     """
     n, m = (len(side) for side in embeddings)
     kept = np.concatenate([_kept(n), n + _kept(m)])
     signs = _signs(min(n, MOST), min(m, MOST), permutations, rng)
-    kernel = _kernel(np.concatenate(embeddings)[kept].astype(np.float32))
-    found = {"embedding": _quadratic(signs, kernel)}
+    points = np.concatenate(embeddings)[kept].astype(np.float32)
+    kernel = _kernel(points)
+    found = {
+        "embedding": _quadratic(signs, kernel),
+        "embedding_whitened": _quadratic(signs, _kernel(_whitened(points))),
+    }
     found |= {name: _largest_gap(signs, np.concatenate(pair)[kept]) for name, pair in numbers.items()}
     found["classes"] = _class_gap(signs, np.array([*classes[0], *classes[1]])[kept])
     ranks = {name: _ranked(values) for name, values in found.items()}
@@ -108,12 +119,15 @@ def _ranked(values: np.ndarray) -> np.ndarray:
 
 
 def _together(ranks: dict[str, np.ndarray]) -> dict[str, float]:
-    """Westfall and Young's step-down: how often chance alone gives as small a p in any test that is left."""
-    order = sorted(ranks, key=lambda name: float(ranks[name][0]))
+    """Westfall and Young's step-down: how often chance alone gives as small a weighted p in any test that is left."""
+    others = [name for name in ranks if name not in SHARES]
+    rest = (1.0 - sum(SHARES.values())) / max(1, len(others))
+    weighted = {name: p / SHARES.get(name, rest) for name, p in ranks.items()}
+    order = sorted(weighted, key=lambda name: float(weighted[name][0]))
     adjusted, largest = {}, 0.0
     for position, name in enumerate(order):
-        least = np.min([ranks[other] for other in order[position:]], axis=0)
-        largest = max(largest, float(np.mean(least <= ranks[name][0])))
+        least = np.min([weighted[other] for other in order[position:]], axis=0)
+        largest = max(largest, float(np.mean(least <= weighted[name][0] + 1e-12)))
         adjusted[name] = largest
     return {name: adjusted[name] for name in ranks}
 
@@ -121,6 +135,23 @@ def _together(ranks: dict[str, np.ndarray]) -> dict[str, float]:
 def _unbiased(kernel: np.ndarray, n: int) -> float:
     within = _off_diagonal(kernel[:n, :n]) + _off_diagonal(kernel[n:, n:])
     return within - 2 * float(kernel[:n, n:].mean())
+
+
+def _whitened(points: np.ndarray) -> np.ndarray:
+    """(n, d) -> (n, k): the leading principal components of both sides together, each near unit variance.
+
+    A function of the pooled sample alone, so the permutation test of what comes of it is exact.
+    """
+    points = points - points.mean(axis=0)
+    if len(points) < points.shape[1]:
+        power, axes = np.linalg.eigh(points @ points.T)
+        power, axes = power[::-1][:COMPONENTS], axes[:, ::-1][:, :COMPONENTS]
+        scores = axes * np.sqrt(np.maximum(power, 0.0))
+    else:
+        power, axes = np.linalg.eigh(points.T @ points)
+        power, axes = power[::-1][:COMPONENTS], axes[:, ::-1][:, :COMPONENTS]
+        scores = points @ axes
+    return np.asarray(scores / np.sqrt(np.maximum(power, 0.0) + RIDGE * max(float(power[0]), 1e-12)))
 
 
 def _kernel(points: np.ndarray) -> np.ndarray:

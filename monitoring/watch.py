@@ -15,14 +15,17 @@ from pathlib import Path
 from monitoring import dashboard, label_queue, observation, shadow
 from monitoring.drift import Decision
 from monitoring.episodes import abandoned, mark_promoted, mark_rolled_back, step_about, supersede
+from monitoring.faults import looks_of
 from monitoring.journal import Episode, Journal, Step
 from monitoring.opening import EXPLAINED, ask, ask_more, folder_of, new_episode, triggered
 from monitoring.policy import Action
+from monitoring.publish import publish
 from monitoring.risk import labelled
 from monitoring.sensitivity import smallest
 from monitoring.situation import Alarm, decided, signature_of
 from monitoring.states import STANDING
 from monitoring.stream import Stream
+from monitoring.traffic import traffic
 from monitoring.triage import Explanation, explain
 from monitoring.triggers import Due, due, unlearnable
 from monitoring.window import Window
@@ -85,10 +88,12 @@ def wake(workspace: Workspace, params: Params, *, now: datetime, draw: bool = Tr
             if champion is None:
                 reason = "there is no champion to watch: run `dvc repro` and `python -m flows.release`"
                 journal.record(Step(time=now, decision="no_champion", reason=reason))
-                return Outcome(decision="no_champion", reason=reason)
+                nothing = Outcome(decision="no_champion", reason=reason)
+                return replace(nothing, report_error=publish(workspace, journal, now=now))
             stream = Stream.of(workspace, params, champion, journal)
             outcome = _Wake(stream, journal, now).run()
-            return _drawn(outcome, stream, journal, now) if draw else outcome
+            outcome = _drawn(outcome, stream, journal, now) if draw else outcome
+            return replace(outcome, report_error=publish(workspace, journal, now=now) or outcome.report_error)
 
 
 @contextlib.contextmanager
@@ -190,9 +195,8 @@ class _Wake:
             episode = None
         explanation = None
         if alarm.raised and episode is None:
-            explanation = explain(
-                self.stream.measure, self.stream.since(began, EXPLAINED) or window, self.images
-            )
+            shifted = self.stream.since(began, EXPLAINED) or window
+            explanation = explain(self.stream.measure, shifted, looks_of(shifted, self.images))
             alarm = replace(alarm, signature=signature_of(explanation))
         action = self._decide(None, len(window), alarm)
         if explanation is not None and action.kind == "drift_open":
@@ -209,7 +213,8 @@ class _Wake:
             statistic=decision.statistic,
             log10_e=decision.log10_e,
             detail=decision.to_dict()
-            | {"first": window.rows[0].time.isoformat(), "dropped": self.stream.log.dropped},
+            | {"first": window.rows[0].time.isoformat(), "dropped": self.stream.log.dropped}
+            | {"traffic": traffic(window)},
         )
         with self.journal.transaction():
             if over and over.state == "monitoring" and standing:

@@ -8,6 +8,7 @@ whenever the watch is woken or killed.
 import binascii
 import hashlib
 import heapq
+import math
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,10 @@ WRITTEN_WITHIN = timedelta(minutes=10)
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One answered image, checked. ``embedding`` (d,) float32; ``probabilities`` (classes,) float32."""
+    """One answered image, checked. ``embedding`` (d,) float32; ``probabilities`` (classes,) float32.
+
+    ``seconds`` is what the service worked on it: decoding, network, no waiting.
+    """
 
     request_id: str
     time: datetime
@@ -42,6 +46,8 @@ class Row:
     embedding: np.ndarray
     statistics: np.ndarray
     size: tuple[int, int]
+    abstained: bool = False
+    seconds: float = 0.0
 
     @property
     def kept_id(self) -> str:
@@ -298,10 +304,15 @@ def _row(raw: dict[str, Any], classes: tuple[str, ...], embedding_size: int) -> 
             embedding=embedding,
             statistics=statistics,
             size=(int(values["width"]), int(values["height"])),
+            abstained=bool(raw["abstain"]),
+            seconds=float(raw["seconds"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error):
         return None
     finite = (
-        np.isfinite(embedding).all() and np.isfinite(statistics).all() and np.isfinite(probabilities).all()
+        np.isfinite(embedding).all()
+        and np.isfinite(statistics).all()
+        and np.isfinite(probabilities).all()
+        and math.isfinite(row.seconds)
     )
     return row if finite and embedding.shape == (embedding_size,) and row.label in classes else None

@@ -43,7 +43,11 @@ MEANING = {
     "failed": "The retrain broke",
     "dismissed": "Episode dismissed",
     "superseded": "Episode closed",
+    "approval_asked": "A release waits for approval",
+    "release_approved": "The release was approved",
+    "release_not_approved": "The release was not approved",
     "report_failed": "The dashboard was not drawn",
+    "notify_failed": "Nobody was notified",
 }
 
 
@@ -152,8 +156,14 @@ def _episode(workspace: Workspace, journal: Journal, episode: Episode) -> list[s
         f"Episode   {episode.id}, {episode.state}{worker}, images since {episode.since:%Y-%m-%d %H:%M} UTC",
         f"          {episode.why}",
         f"Labels    {back} back, {asked} asked in {where}",
-        f"Next      {_next(episode, journal.steps(1)[0].decision, where)}",
+        f"Next      {_next(episode, _decided(journal), where)}",
     ]
+
+
+def _decided(journal: Journal) -> str:
+    """The last decision; that something could not be drawn or sent is none."""
+    said = [step.decision for step in journal.steps(20)]
+    return next((one for one in reversed(said) if one not in ("report_failed", "notify_failed")), "")
 
 
 def _next(episode: Episode, decision: str, queue: str) -> str:

@@ -44,18 +44,18 @@ def held_out(manifest: pa.Table, split: pa.Table) -> list[dict[str, Any]]:
     return [row | {name: measured[row["image_id"]][name] for name in _MEASURED} for row in rows]
 
 
-def looks(root: Path, rows: Sequence[dict[str, Any]], **limits: int) -> list[list[float] | None]:
+def looks(
+    root: Path, rows: Sequence[dict[str, Any]], *, max_pixels: int, max_bytes: int
+) -> list[list[float] | None]:
     """``LOOKS`` of the images of ``rows`` [n] below ``root``, None for those beyond ``LOOKED_AT``.
-
-    Args:
-        limits: ``decode``'s.
 
     Raises:
         ImageError, OSError: an image has gone or no longer decodes.
     """
     found: list[list[float] | None] = [None] * len(rows)
     for place in np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int):
-        numbers = look(decode((root / rows[place]["path"]).read_bytes(), **limits).image)
+        data = (root / rows[place]["path"]).read_bytes()
+        numbers = look(decode(data, max_pixels=max_pixels, max_bytes=max_bytes).image)
         found[place] = [numbers[name] for name in LOOKS]
     return found
 

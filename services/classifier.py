@@ -24,6 +24,7 @@ from pipeline.errors import StateError, VisionloopError
 from services.engine import Engine
 from services.http import TokenGuard, app
 from services.settings import Settings, bundle_path, open_bundle, token, workspace
+from services.watched import exposition
 
 __all__ = ["Classifier"]
 
@@ -54,6 +55,10 @@ class Classifier:
 
     def __is_ready__(self) -> bool:
         return self.engine.ready
+
+    def __metrics__(self, counted: str) -> str:
+        """BentoML's hook: what /metrics says, given what the workers have counted."""
+        return counted + exposition(self.engine.place.gauges)
 
     @bentoml.on_shutdown
     def close(self) -> None:

@@ -42,6 +42,15 @@ class Loaded(NamedTuple):
     shadow: Shadow
 
 
+class Answered(NamedTuple):
+    """One answer, and what goes with it."""
+
+    reply: dict[str, Any]
+    numbers: dict[str, float | int]  # statistics of the image
+    written: "Future[None]"  # done once the row is in the log
+    seconds: float  # from the decoded image to its probabilities
+
+
 class Engine:
     """One worker's bundle, threads and log. Ready once the bundle is verified and has predicted."""
 
@@ -108,18 +117,15 @@ class Engine:
         """
         loaded = self.loaded
         loop = asyncio.get_running_loop()
-        reply, written, seconds = await loop.run_in_executor(self._pool, self._work, loaded, data, source)
-        await asyncio.wrap_future(written)
-        asked = Asked(reply["request_id"], data, reply["model"], reply["label"], seconds)
+        answered = await loop.run_in_executor(self._pool, self._work, loaded, data, source)
+        reply, numbers = answered.reply, answered.numbers
+        await asyncio.wrap_future(answered.written)
+        asked = Asked(reply["request_id"], data, reply["model"], reply["label"], answered.seconds)
         loop.call_soon(loaded.shadow.offer, asked)  # not before this answer is on its way
-        metrics.PREDICTIONS.labels(reply["label"]).inc()
-        metrics.ABSTENTIONS.inc(reply["abstain"])
+        metrics.count_answer(reply["label"], abstained=reply["abstain"], statistics=numbers)
         return reply
 
-    def _work(
-        self, loaded: Loaded, data: bytes, source: str | None
-    ) -> tuple[dict[str, Any], "Future[None]", float]:
-        """The reply, its row on the way to the log, and the seconds from decoded image to probabilities."""
+    def _work(self, loaded: Loaded, data: bytes, source: str | None) -> Answered:
         started = time.perf_counter()
         serve, bundle = self.params.serve, loaded.bundle
         decoded = decode(data, max_pixels=serve.max_pixels, max_bytes=serve.max_body_bytes)
@@ -144,17 +150,18 @@ class Engine:
         if keeps(image_id, self.params.log.keep_images):
             image, extension = stripped(data, decoded)
             kept = kept_name(hashlib.sha256(image).hexdigest(), extension)
+        numbers = _numbers(decoded)
         row = reply | {
             "time": datetime.now(UTC).isoformat(timespec="microseconds"),
             "image_id": image_id,
             "probabilities": probabilities,
             "embedding": encode_embedding(prediction.embedding[0]),
-            "statistics": _numbers(decoded),
+            "statistics": numbers,
             "source": source,
             "kept": kept,
             "seconds": round(time.perf_counter() - started, 6),
         }
-        return reply, loaded.log.append(row, image), seconds
+        return Answered(reply, numbers, loaded.log.append(row, image), seconds)
 
     def close(self) -> None:
         """Finish what is under way, write it down, and stop."""

@@ -1,6 +1,10 @@
-"""Counters at /metrics, summed over the workers by prometheus_client's multiprocess files."""
+"""Counters at /metrics, summed over the workers by prometheus_client's multiprocess files.
+
+What the watch last saw stands beside them: ``services/watched.py``.
+"""
 
 import os
+from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -17,6 +21,16 @@ SECONDS = Histogram(
 )
 ABSTENTIONS = Counter("visionloop_abstentions", "Answers below serve.abstain_below")
 PREDICTIONS = Counter("visionloop_predictions", "Answers by label", ["label"])
+BRIGHTNESS = Histogram(
+    "visionloop_image_brightness",
+    "Mean luma of the answered images, 0 to 1",
+    buckets=tuple(round(0.1 * step, 1) for step in range(1, 11)),
+)
+SHARPNESS = Histogram(
+    "visionloop_image_sharpness",
+    "log10 of 1 + variance of the Laplacian of the answered images",
+    buckets=tuple(0.5 * step for step in range(1, 11)),
+)
 LOG_ROWS = Counter(
     "visionloop_log_rows",
     "Rows of the prediction log: written, failed (disk), lost (no room to wait)",
@@ -37,3 +51,11 @@ LOSSY = Gauge(
 
 def count_rows(outcome: str, rows: int) -> None:
     LOG_ROWS.labels(outcome).inc(rows)
+
+
+def count_answer(label: str, *, abstained: bool, statistics: Mapping[str, float]) -> None:
+    """An answer whose row is written; ``statistics`` of its image, as the log has them."""
+    PREDICTIONS.labels(label).inc()
+    ABSTENTIONS.inc(abstained)
+    BRIGHTNESS.observe(statistics["brightness"])
+    SHARPNESS.observe(statistics["sharpness"])

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from services import bento
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "flows", "services", "monitoring")
 LEARNING = (
@@ -22,7 +24,7 @@ ONLY_IN = {
     "prefect": ("flows/",),
     "bentoml": ("services/", "flows/release.py"),
     "great_expectations": ("pipeline/validate.py", "pipeline/expectations.py"),
-    "evidently": ("monitoring/dashboard.py",),
+    "evidently": ("monitoring/dashboard/",),
     "fsspec": ("monitoring/archive.py",),
     "torch": LEARNING,
     "torchvision": LEARNING,
@@ -219,3 +221,15 @@ def test_each_stage_depends_on_the_code_that_it_runs() -> None:
             f"{name}: {d} does not exist" for d in deps if d.endswith(".py") and not (ROOT / d).exists()
         ]
     assert missing == []
+
+
+def test_a_bento_holds_every_module_that_the_service_imports() -> None:
+    packed = {f"pipeline/{name}.py" for name in bento.PIPELINE}
+    services = [path for path in (ROOT / "services").glob("*.py") if path.name != "bento.py"]
+    wanted = {
+        file
+        for path in services
+        for name in imports(path)
+        for file in needed(name) | needed(name.rpartition(".")[0])
+    }
+    assert wanted - packed == set()

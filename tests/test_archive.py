@@ -1,5 +1,6 @@
 """Compaction: every row is somewhere, once for whoever reads, wherever the run is killed."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,16 +11,30 @@ import fsspec
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from monitoring.archive import Archive, alone, every_row
+from monitoring.archived_rows import typed
 from monitoring.compact import compact
+from monitoring.journal import Journal
+from monitoring.watch import wake
 from monitoring.window import Log as Reader
 from pipeline.artifacts import Workspace, decode_log_line, encode_log_row
 from pipeline.errors import DataError, ParamsError, StateError
 from pipeline.params import Log
 from services.prediction_log import PredictionLog
 from services.retention import prune
-from tests.monitored import CLASSES, SIZE, START, World, answer, log_row, workspace_at
+from tests.monitored import (
+    CLASSES,
+    SIZE,
+    START,
+    World,
+    answer,
+    log_row,
+    params_for_tests,
+    promote,
+    workspace_at,
+)
 from tests.nursery import ROOT, Nursery
 
 MODEL, OTHER = "a" * 64, "b" * 64
@@ -81,6 +96,9 @@ def test_closed_segments_become_parquet_partitions_and_every_field_comes_back(tm
         stored = found[row["request_id"]]
         assert datetime.fromisoformat(stored.pop("time")) == datetime.fromisoformat(row.pop("time"))
         assert stored == row
+    odd = typed(before[0] | {"time": NOW.isoformat(), "seen": [1, {"a": None}]}, 7)
+    assert odd is not None
+    assert json.loads(odd["extra"]) == {"seen": [1, {"a": None}]}, "a field without a column is kept, too"
     again = compact(workspace, LOG, now=NOW)
     assert (again.segments, again.rows) == (0, 0)
     assert sum(archived(workspace).values()) == 46
@@ -91,15 +109,21 @@ def test_what_a_service_writes_stays_and_damage_is_counted_not_archived(tmp_path
     first, second, _ = segments(workspace)
     lines = first.read_bytes().splitlines(True)
     good = decode_log_line(lines[0]) or {}
-    odd = encode_log_row(good | {"request_id": "odd", "time": "yesterday"})
+    nonsense = [
+        {"time": "yesterday"},
+        {"label": "\ud800"},
+        {"statistics": {"width": 2**40}},
+        {"embedding": "A"},
+    ]
+    odd = b"".join(encode_log_row(good | one) for one in nonsense)
     first.write_bytes(b"".join([lines[0].replace(b"label", b"lab_l"), odd, b" " * 80 + b"\n", *lines[1:]]))
     second.write_bytes(second.read_bytes()[:-7])
     live = PredictionLog(workspace.log, LOG)
     row = log_row(World().shot(), MODEL, "live", datetime.now(UTC), source="", kept=False)
     live.append(row | {"kept": None}, b"").result(10)
     done = compact(workspace, LOG, now=datetime.now(UTC))
-    assert (done.segments, done.rows, done.damaged, done.torn, done.open) == (3, 44, 2, 1, 1)
-    assert "2 damaged lines" in done.text
+    assert (done.segments, done.rows, done.damaged, done.torn, done.open) == (3, 44, 5, 1, 1)
+    assert "5 damaged lines" in done.text
     assert "1 segments are being written" in done.text
     assert len(segments(workspace)) == 1
     assert requests(workspace)["live"] == 1
@@ -133,6 +157,29 @@ def test_the_watch_reads_on_where_it_was_whatever_was_compacted(tmp_path: Path) 
     assert [row.request_id for row in early.rows] == wanted[-12:]
 
 
+@pytest.mark.slow
+def test_a_watch_decides_the_same_whatever_was_compacted_in_between(tmp_path: Path) -> None:
+    told = []
+    for name in ("as it is", "compacted"):
+        workspace, world = workspace_at(tmp_path / name), World()
+        digest = promote(workspace, [world.shot() for _ in range(150)])
+        batches = [(70, 1.0), (45, 1.0), (60, 0.6), (30, 0.6)]
+        for hour, (count, dark) in enumerate(batches):
+            shots = [world.shot(dark=dark) for _ in range(count)]
+            start = START + timedelta(hours=2 * hour)
+            answer(workspace, digest, shots, start=start, writer=f"w-{hour}")
+            if name == "compacted" and hour % 2:
+                compact(workspace, LOG, now=NOW)  # before the watch has seen them
+            wake(workspace, params_for_tests(), now=start + timedelta(hours=1), draw=False)
+            if name == "compacted":
+                compact(workspace, LOG, now=NOW)  # and after
+        with Journal(workspace.journal) as journal:
+            told.append([(s.decision, s.window, s.images, s.statistic, s.log10_e) for s in journal.steps()])
+            assert journal.open_episode() is not None
+    assert told[0] == told[1]
+    assert not segments(workspace)
+
+
 def test_a_segment_that_goes_while_it_is_read_is_found_in_the_archive(tmp_path: Path) -> None:
     workspace = logged(tmp_path)
     wanted = drained(reader(workspace))
@@ -163,6 +210,17 @@ def test_the_archive_lies_where_a_url_says(tmp_path: Path, url: str) -> None:
 def test_a_url_that_nobody_understands_is_named(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"log\.archive 'nonsense://x'"):
         Archive(tmp_path, "nonsense://x")
+
+
+def test_a_store_that_does_not_answer_is_an_error_not_an_empty_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(self: object, path: str, **options: object) -> list[str]:
+        raise TimeoutError(f"no answer for {path}")
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", silent)
+    with pytest.raises(StateError, match=r"can't be listed: no answer for /bucket"):
+        reader(logged(tmp_path), archive="memory://bucket")
 
 
 def test_a_damaged_part_is_an_error_not_a_gap(tmp_path: Path) -> None:

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import record, table
+from benchmarks import labels, record, table
 from benchmarks.contenders import Outcome
 from benchmarks.errors import CommandError, ContenderError, LoadedError, SetError, TableError
 from benchmarks.interleave import interleave, order, ratio_of_medians, wait_until_quiet
 from benchmarks.judge import Judged, Truth, compare, judge, pool
+from benchmarks.log_cost import another
+from benchmarks.log_kills import _row, checked, pictures
 from benchmarks.process import watch
 from benchmarks.sets import prepare, real_data
 from benchmarks.time_to_accuracy import Run, comparisons
 from benchmarks.training_speed import rows as speed_rows
+from pipeline.artifacts import Workspace, encode_log_row
+from pipeline.images import decode
 
 
 def row(**changes: Any) -> record.Row:
@@ -187,6 +191,28 @@ class TestRecord:
         assert list(tmp_path.iterdir()) == []
 
 
+class TestLogBenchmarks:
+    def test_every_request_is_another_image(self) -> None:
+        image = next(pictures(0))
+        files = [another(image, number) for number in (0, 1, 254, 255, 256, 65_024, 65_025)]
+        assert len(set(files)) == len(files)
+        assert all(decode(data).image.size == (96, 64) for data in files)
+
+    def test_a_lost_row_a_doubled_one_and_a_missing_image_are_found(self, tmp_path: Path) -> None:
+        workspace = Workspace(tmp_path, tmp_path / "var")
+        rows = {name: _row(number, b"x" * number) for number, name in enumerate("abcd")}
+        folder = workspace.log / "2026-03-01"
+        folder.mkdir(parents=True)
+        lines = [encode_log_row(rows[name] | {"request_id": name}) for name in "aacd"]
+        (folder / "w-0.log").write_bytes(b"".join(lines) + b"torn")
+        image = workspace.log / "images" / rows["c"]["kept"]
+        image.parent.mkdir(parents=True)
+        image.write_bytes(b"xx")
+        done = checked(workspace, list("abcd"), kills=1)
+        assert (done.lost, done.doubled, done.without_image, done.damaged) == (["b"], ["a"], ["d"], 1)
+        assert not done.whole
+
+
 class TestTable:
     def test_rows_become_lines(self, tmp_path: Path) -> None:
         accuracy = record.Accuracies(
@@ -229,6 +255,33 @@ def test_the_recorded_results_are_whole() -> None:
         assert record.faults(result) == [], path
         assert result["name"] == path.stem
         assert result["forced"] is False, f"{path}: measured on a machine at other work"
+
+
+def test_the_queue_is_recorded_as_nowhere_worse_than_random_images() -> None:
+    """By more than its interval; where the labels are all trained on, and where an intake divides them."""
+    result = json.loads((record.RESULTS / "labels.json").read_text(encoding="utf-8"))
+    ours = [gain for gain in result["details"]["gains"] if gain["way"] == "ours"]
+    assert {(gain["case"], gain["divided"]) for gain in ours} == {
+        (name, divided) for name in labels.CASES for divided in (True, False)
+    }
+    assert [gain for gain in ours if gain["gain"]["ci95"][1] < 0] == []
+    assert all(case["seeds"] >= 5 for case in result["details"]["cases"])
+
+
+def test_a_gain_is_over_as_many_random_labels_on_the_same_division() -> None:
+    key = {"case": "x", "divided": False, "trained": 9, "old": 1.0}
+    rows = [
+        key | {"seed": seed, "way": way, "labels": count, "new": 0.5 + 0.1 * seed + bonus * (count > 0)}
+        for seed in range(3)
+        for way, bonus in (("random", 0.1), ("ours", 0.15))
+        for count in (0, 10, 20)
+    ]
+    means, gains = labels.summary(rows)
+    assert [(mean["way"], mean["labels"]) for mean in means if mean["gain"]["mean"] > 0.04] == [
+        ("ours", 10),
+        ("ours", 20),
+    ]
+    assert gains[0]["gain"] == {"mean": 0.05, "ci95": [0.05, 0.05]}
 
 
 def test_the_pages_say_what_the_results_say() -> None:

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.dashboard import Point, thresholds
+from monitoring.dashboard.point import Point, thresholds
 from monitoring.journal import Journal
 from monitoring.label_queue import items_of
 from monitoring.labels import Label, append_labels
 from monitoring.watch import wake
 from pipeline.artifacts import Workspace
+from tests import monitored
 from tests.monitored import START, World, answer, params_for_tests, promote, workspace_at
 
 PARAMS = params_for_tests()
+SCRIPT = "<script>alert(1)</script>"
 
 
 def snapshots(workspace: Workspace) -> list[dict]:
@@ -32,7 +34,10 @@ def means(snapshot: dict) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_each_window_is_a_run_and_labels_add_the_accuracy(tmp_path: Path) -> None:
+def test_each_window_is_a_run_and_labels_add_the_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitored, "CLASSES", ("clean", "pit", SCRIPT))
     workspace, world = workspace_at(tmp_path), World()
     digest = promote(workspace, [world.shot() for _ in range(120)])
     answer(workspace, digest, [world.shot() for _ in range(50)])
@@ -60,8 +65,27 @@ def test_each_window_is_a_run_and_labels_add_the_accuracy(tmp_path: Path) -> Non
     assert len(snapshots(workspace)) == 3
     projects = [path for path in workspace.evidently.iterdir() if path.is_dir()]
     assert len(projects) == 1
-    panels = json.loads((projects[0] / "dashboard.json").read_text(encoding="utf-8"))
+    # A run holds class names as text; the legend is one, which the pages put in as text.
+    assert not [
+        path for path in projects[0].rglob("snapshots/*.json") if "<script" in path.read_text("utf-8")
+    ]
+    board = json.loads((projects[0] / "dashboard.json").read_text(encoding="utf-8"))
+    assert len(board["panels"]) == len(board["tabs"][0]["panels"])
+    panels = {panel["title"]: panel for panel in board["panels"]}
+    assert len(panels) == len(board["panels"]), "made anew when they change, never twice"
+    titles = {
+        "Estimated accuracy",
+        "Accuracy where labels exist",
+        "Abstentions",
+        "Volume",
+        "Time of an answer",
+    }
+    assert titles <= set(panels)
     assert "alarm line" in json.dumps(panels)
+    assert f"var/monitoring/{outcome.episode.window}/contact-sheet.png" in json.dumps(panels)
+    assert {value["legend"] for value in panels["Share of each class"]["values"]} == {"clean", "pit", SCRIPT}
+    labelled = next(run for run in runs if "correct" in means(run))
+    assert all(f'"{name}"' in json.dumps(labelled) for name in ("correct_low", "correct_high"))
 
 
 @pytest.mark.slow
@@ -90,7 +114,7 @@ def test_column_thresholds_follow_the_number_of_images() -> None:
         }
         columns |= {"confidence": [float(shot.probabilities.max()) for shot in shots]}
         columns |= {"predicted": [shot.label for shot in shots]}
-        return Point("w", START, columns, columns, 0.0, 2.3, 0.0)
+        return Point("w", START, columns, columns, {})
 
     few, many = thresholds(point(40)), thresholds(point(160))
     assert set(few) == {"brightness", "contrast", "sharpness", "saturation", "confidence", "predicted"}

@@ -11,7 +11,7 @@ import pytest
 from monitoring.drift import log10_threshold, matched, observe, yardstick
 from monitoring.evidence import TAILS, Yardstick
 from monitoring.reference import Reference
-from monitoring.two_sample import class_shares, holm, kolmogorov_smirnov, mmd
+from monitoring.two_sample import Comparison, class_shares, compare, holm, kolmogorov_smirnov, mmd
 from monitoring.wealth import Wealth, prior
 from monitoring.window import Row, Window
 from tests.monitored import START
@@ -325,6 +325,42 @@ def test_mmd_finds_a_shift_and_its_p_is_uniform_without_one() -> None:
     ]
     assert np.mean(np.array(null) <= 0.1) <= 0.16  # binomial(200, 0.1): 3 standard errors
     assert min(null) >= 0.01
+
+
+def compared(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, shift: float = 0.0) -> Comparison:
+    """Embeddings, one number that both sides share with them, and classes."""
+    numbers = {"brightness": (x[:, 0] + shift, y[:, 0])}
+    labels = [["a" if value > 0 else "b" for value in side[:, 1]] for side in (x, y)]
+    return compare((x, y), numbers, (labels[0], labels[1]), permutations=99, rng=rng)
+
+
+def test_all_tests_of_a_window_together_keep_the_level() -> None:
+    rng = np.random.default_rng(0)
+    smallest = np.array(
+        [
+            min(compared(rng.normal(size=(25, 8)), rng.normal(size=(50, 8)), rng).adjusted.values())
+            for _ in range(200)
+        ]
+    )
+    assert np.mean(smallest <= 0.05) <= 0.1  # binomial(200, 0.05): 3 standard errors
+    assert np.mean(smallest <= 0.5) > 0.35  # and none is wasted
+
+
+def test_a_move_in_one_number_is_its_own() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(60, 8)), rng.normal(size=(100, 8))
+    found = compared(x, y, rng, shift=1.5)
+    assert found.adjusted["brightness"] <= 0.05 < min(found.adjusted["embedding"], found.adjusted["classes"])
+    assert all(found.adjusted[name] >= p for name, p in found.p.items())
+
+
+def test_a_move_along_a_quiet_direction_is_seen_by_the_whitened_kernel() -> None:
+    rng = np.random.default_rng(2)
+    spread = np.array([10.0] * 4 + [0.5] * 8)
+    x, y = rng.normal(size=(60, 12)) * spread, rng.normal(size=(100, 12)) * spread
+    x[:, 4:] += 0.35
+    found = compared(x, y, rng)
+    assert found.p["embedding_whitened"] <= 0.02 < found.p["embedding"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from PIL import Image
 
 from monitoring.drift import yardstick
 from monitoring.evidence import Yardstick
-from monitoring.faults import MARKS, fault
+from monitoring.faults import MARKS, fault, looks_of
 from monitoring.reference import Reference
 from monitoring.triage import Explanation, explain
 from monitoring.window import Row, Window
@@ -87,7 +87,8 @@ def explained(
                 size=(picture.width, picture.height),
             )
         )  # fmt: skip
-    return explain(measure, Window(tuple(rows), CLASSES), folder)
+    window = Window(tuple(rows), CLASSES)
+    return explain(measure, window, looks_of(window, folder))
 
 
 def corrupted(kind: str, level: int) -> Callable[[Image.Image, int], Image.Image]:

@@ -130,6 +130,17 @@ def test_a_segment_that_a_service_writes_loses_the_row_and_goes_on(workspace: Wo
     assert left_on_disk(workspace, "one-live-row") == []
 
 
+def test_what_a_challenger_said_in_shadow_loses_the_request_s_id(workspace: Workspace) -> None:
+    name, other = list(rows(workspace))[:2]
+    path = workspace.shadow / ("c" * 64) / "w.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps({"request_id": one, "label": "pit"}) + "\n" for one in (other, name)))
+    forgotten(workspace, name)
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert found == [{"request_id": other, "label": "pit"}, {"request_id": "0" * len(name), "label": "pit"}]
+    assert left_on_disk(workspace, name) == []
+
+
 def test_an_image_that_others_sent_too_stays_and_the_answer_says_so(workspace: Workspace) -> None:
     row = next(iter(rows(workspace).values()))
     with (workspace.log / "2026-03-01/c-0.log").open("wb") as stream:
@@ -196,7 +207,7 @@ def test_the_command_says_what_it_did_and_what_is_no_id(
     assert f"{'0' * 64} is in neither log nor archive nor queue" in out
     assert main(["compact"]) == 0
     assert "39 rows of 2 segments" in capsys.readouterr().out
-    assert main(["forget", "../../etc", "--why", "x"]) == 1
+    assert main(["forget", "etc/passwd", "--why", "x"]) == 1
     assert "no request_id" in capsys.readouterr().err
     with pytest.raises(DataError):
         forgotten(workspace, "a b")

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from monitoring.drift import yardstick
 from monitoring.journal import Episode, Journal
@@ -24,6 +26,7 @@ from monitoring.label_split import Newcomer, assign
 from monitoring.labels import Label, read_labels
 from monitoring.queue_files import Item
 from monitoring.reference import load
+from monitoring.second_look import Judged, second_looks
 from monitoring.window import Log
 from pipeline.artifacts import MANIFEST, Workspace, digest_file, write_table
 from pipeline.errors import DataError
@@ -448,6 +451,39 @@ def test_near_alike_images_never_lie_on_two_sides(
         alike = [label for label in existing if hashes[label.image_id] == look]
         assert len({label.split for label in alike}) <= 1
         assert len({label.group for label in alike}) <= 1
+
+
+def judged(index: int, label: str, predicted: str, confidence: float) -> Judged:
+    return Judged(f"{index:064x}", label, f"{index:064x}", predicted, confidence)
+
+
+def test_an_answer_against_a_model_that_knows_the_images_deserves_a_second_look() -> None:
+    agreed = [judged(index, "pit", "pit", 0.95) for index in range(20)]
+    slip, unsure = judged(30, "clean", "pit", 0.97), judged(31, "clean", "pit", 0.6)
+    (found,) = second_looks([*agreed, slip, unsure], bits=0)
+    assert found.startswith(slip.image_id[:12])
+    assert "sure (0.97) of 'pit', and right in 20 of the 20 other answers" in found
+    assert second_looks([*agreed[:19], slip, unsure], bits=0) == []  # too few to know whether it knows
+
+
+def test_a_model_that_is_surely_wrong_on_the_new_domain_has_no_say() -> None:
+    answers = [judged(index, "pit" if index % 3 else "clean", "pit", 0.99) for index in range(60)]
+    assert second_looks(answers, bits=0) == []
+
+
+def test_near_alike_images_under_two_labels_are_taken_and_named(tmp_path: Path) -> None:
+    workspace, _ = asked(tmp_path)
+    shot = World(7).shot()
+    again = Image.open(io.BytesIO(shot.data))
+    folder = folder_of(workspace, [shot])
+    (folder / "clean").mkdir()
+    again.save(folder / "clean/again.webp", quality=90)
+    result = taken(workspace, folder)
+    assert len(result.labels) == 2
+    (found,) = result.second_looks
+    assert shot.image_id[:12] in found
+    assert "near-alike, but one is" in result.text
+    assert "second look" in result.text
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """Which images a queue asks: a random part that nothing can bias, a chosen one, no scene twice, the budget kept."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +78,25 @@ def test_the_budget_is_exact_no_scene_is_asked_twice_and_order_does_not_matter(
     assert (gaps + np.eye(len(items)) * 99 >= NEAR**2).all()
     shuffler.shuffle(candidates)
     assert queue(window, candidates, scores, budget=budget, seed=seed) == items
+
+
+def test_the_order_is_the_same_in_every_process() -> None:
+    code = (
+        "from tests.test_label_selection import production, queue, scattered\n"
+        "print(*(int(item.image_id) for item in queue(*production(scattered([1] * 30)), budget=12)))"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1]
+    assert len(said[0].split()) == 12
 
 
 def test_nothing_that_the_model_says_moves_the_random_part() -> None:

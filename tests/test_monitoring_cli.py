@@ -92,7 +92,7 @@ def test_why_answers_in_words_with_figures(workspace: Workspace, capsys: pytest.
     assert "No retrain: labels are awaited" in lines[0]
     assert "0 of 20 asked labels are back; 10 start a retrain" in lines[0]
     alarm = next(line for line in lines if "Alarm" in line)
-    assert "% darker" in alarm
+    assert "less sharp (edges" in alarm
     began = re.search(r"since image (\d+) \(2026-03-01", alarm)
     assert began is not None
     assert 48 <= int(began[1]) <= 53  # the 51st is the first dark one

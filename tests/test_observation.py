@@ -146,6 +146,7 @@ def test_a_worse_champion_is_rolled_back_by_itself_and_that_is_said(tmp_path: Pa
     line.answers(line.new, 20, line.promoted + timedelta(minutes=2))
     asked = line.wake(3)
     assert "50 of 40 images" in asked.reason
+    assert "0 of 12 asked labels back" in asked.reason
     manifest = label_queue.items_of(line.workspace, observation.queue_of(line_episode(line)))
     assert len(manifest) == 12
     assert all(item.random for item in manifest)

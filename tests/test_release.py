@@ -75,6 +75,22 @@ def test_a_rejected_one_is_refused_whatever_anybody_says(workspace: Workspace) -
     refused(workspace, "with or without --approve", approve="I want it")
 
 
+def test_where_approval_is_required_promote_takes_a_person_too(workspace: Workspace) -> None:
+    with pytest.raises(RefusedError, match=r"release.approval is required.*--approve"):
+        examine(workspace, always=True)
+    with pytest.raises(RefusedError, match=r"release.approval is required"):
+        examine(workspace, "  ", always=True)
+    found = examine(workspace, "seen on the line", by="ann", always=True)
+    assert found.approved == {"by": "ann", "why": "seen on the line"}
+    assert examine(workspace, "seen on the line").approved is None, "a word that nobody asked for"
+    (workspace.root / "params.yaml").write_text("release: {approval: required}\n")
+    assert main([]) == 1
+    assert Registry(workspace.registry).champion() is None
+    judged(workspace, decision="REJECT", checks=[check("fail")])
+    with pytest.raises(RefusedError, match="with or without --approve"):
+        examine(workspace, "I want it", always=True)
+
+
 def test_insufficient_evidence_takes_a_person_on_record(workspace: Workspace) -> None:
     judged(workspace, decision="INSUFFICIENT_EVIDENCE", checks=[check("unknown")])
     refused(workspace, "--approve")

@@ -75,14 +75,14 @@ def test_the_alarm_explains_itself_and_asks(tmp_path: Path) -> None:
     _, _, digest, outcome = drifted(tmp_path)
     assert outcome.decision == "drift_open"
     assert not outcome.retrain
-    assert "% darker" in outcome.reason
+    assert "% poorer in contrast" in outcome.reason
     assert outcome.episode is not None
     assert outcome.episode.champion == digest
     # Since the first dark image, to the second.
     assert abs((outcome.episode.since - (START + timedelta(hours=2))).total_seconds()) <= 2
     assert outcome.evidence is not None
     assert (outcome.evidence / "contact-sheet.png").stat().st_size > 5000
-    assert "% darker" in (outcome.evidence / "explanation.txt").read_text(encoding="utf-8")
+    assert "% poorer in contrast" in (outcome.evidence / "explanation.txt").read_text(encoding="utf-8")
     assert outcome.queue is not None
     images = list((outcome.queue / "images").iterdir())
     assert len(images) == 20

@@ -1,6 +1,6 @@
 """The log is read in time order, each row once, whatever is torn, doubled or still being written."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from monitoring.window import Log, kept_file
@@ -31,6 +31,30 @@ def test_rows_of_several_writers_come_in_time_order(tmp_path: Path) -> None:
     assert len(times) == 11
     assert window.embeddings.shape == (11, SIZE)
     assert window.probabilities.sum(axis=1).round(3).tolist() == [1.0] * 11
+
+
+def test_a_row_that_was_written_after_midnight_comes_in_its_time(tmp_path: Path) -> None:
+    workspace, world = workspace_at(tmp_path), World()
+    midnight = datetime(2026, 3, 2, tzinfo=UTC)
+    for day, writer, seconds in (
+        ("2026-03-01", "a", (-9, -1)),
+        ("2026-03-02", "b", (-5, 3)),
+        ("2026-03-02", "c", (1, 9)),
+    ):
+        folder = workspace.log / day
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [
+            log_row(
+                world.shot(), MODEL, str(second), midnight + timedelta(seconds=second), source="", kept=False
+            )
+            for second in seconds
+        ]
+        (folder / f"{writer}-0.log").write_bytes(b"".join(encode_log_row(row) for row in rows))
+    log = opened(workspace)
+    assert ids(log, 1) == ["-9"]
+    log = opened(workspace, log.position())
+    assert ids(log, 3) == ["-5", "-1", "1"]
+    assert ids(opened(workspace, log.position()), 9) == ["3", "9"]
 
 
 def test_the_cursor_takes_every_row_once(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rivals.drift_run")
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--every", type=int, default=1, help="judge only each so many-th draw")
+    parser.add_argument("--every", type=int, default=1, help="judge only each so many-th draw with drift")
+    parser.add_argument("--quiet-every", type=int, default=1, help="and each so many-th without")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # a line a detector about the missing GPU
@@ -101,9 +102,11 @@ def main() -> int:
     draws = np.load(options.work / "draws.npz")
     stacks = {name: _stack(options.work / f"{name}-stack.npz") for name in np.unique(draws["set"])}
     judge = CONTENDERS[options.contender]()
-    names, references, windows = (draws[key] for key in ("set", "reference", "window"))
+    names, references, windows, quiet = (draws[key] for key in ("set", "reference", "window", "quiet"))
     started, scores = time.process_time(), {}
-    for number in range(0, len(names), options.every):
+    for number in range(len(names)):
+        if number % (options.quiet_every if quiet[number] else options.every):
+            continue
         np.random.seed(number)
         torch.manual_seed(number)
         reference, window = references[number], windows[number]

@@ -62,8 +62,8 @@ def export(workspace: Workspace, params: Params) -> None:
     split = read_table(workspace.split, SPLIT)
     rows = held_out(read_table(workspace.manifest, MANIFEST), split)
     pixels = _views(workspace, params, preprocessing, rows)
-    limits = {"max_pixels": params.data.max_pixels, "max_bytes": params.data.max_bytes}
-    seen = looks(workspace.root, rows, **limits)
+    data = params.data
+    seen = looks(workspace.root, rows, max_pixels=data.max_pixels, max_bytes=data.max_bytes)
     info = papers(workspace, params, checkpoint)
     with replaced_folder(workspace.bundle) as fresh:
         shutil.copyfile(workspace.checkpoint / "model.safetensors", fresh / "model.safetensors")

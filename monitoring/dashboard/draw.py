@@ -1,0 +1,180 @@
+"""Which windows are drawn, and what of each: a run once, and another one when its labels come back."""
+
+import contextlib
+import html
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from monitoring.contact_sheet import SHEET
+from monitoring.dashboard.panels import Shown, project
+from monitoring.dashboard.point import NUMBERS, Point
+from monitoring.dashboard.runs import accuracy, columns
+from monitoring.drift import matched
+from monitoring.journal import Step
+from monitoring.label_queue import items_of
+from monitoring.labels import read_labels
+from monitoring.stream import Stream
+from monitoring.traffic import traffic
+from monitoring.window import Window
+from pipeline.artifacts import STATISTICS, write_json
+
+PROJECT = "visionloop"
+__all__ = ["draw"]
+
+DRAWN = "drawn.json"
+AT_ONCE = 50
+"""Windows that one wake-up draws; the oldest wait for the next."""
+SHEETS = 3
+"""Contact sheets that the dashboard names, the last ones."""
+HIGHEST = 10.0
+"""Of the evidence that is drawn: 10^100 would flatten the alarm line."""
+
+
+def draw(stream: Stream, steps: Sequence[Step]) -> int:
+    """Add a run for each window of ``steps`` that has none yet, and for each whose labels came back.
+
+    Returns:
+        Windows drawn. Nothing is imported where there is nothing to draw.
+    """
+    folder = stream.workspace.evidently
+    drawn = _drawn(folder)
+    hits = _hits(stream)
+    told = drawn["hits"] == len(hits)  # no label came since: what is drawn stays as it is
+    wanted = []
+    for step in [step for step in steps if step.window and "first" in step.detail][-AT_ONCE:]:
+        before = drawn["windows"].get(step.window)
+        window = None if before is not None and told else _window(stream, step)
+        if window is None:
+            continue
+        correct = [hits[row.kept_id] == row.label for row in window.rows if row.kept_id in hits]
+        if before is None or before["labels"] != len(correct):
+            wanted.append(_point(stream, step, window, correct))
+    if wanted:
+        with _quiet():
+            _add(folder, wanted, drawn | {"hits": len(hits)}, stream, steps)
+    return len(wanted)
+
+
+def _drawn(folder: Path) -> dict[str, Any]:
+    """What was drawn, kept with the runs: window → {"labels": how many, "run": id of the accuracy's run}."""
+    path = folder / DRAWN
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"hits": 0, "windows": {}}
+
+
+def _hits(stream: Stream) -> dict[str, str]:
+    """Image id → label, of images that were drawn at random: only they estimate the accuracy."""
+    workspace = stream.workspace
+    queues = [path.parent.name for path in workspace.queue.glob("*/manifest.json")]
+    at_random = {item.image_id for queue in queues for item in items_of(workspace, queue) if item.random}
+    return {
+        label.image_id: label.label for label in read_labels(workspace.labels) if label.image_id in at_random
+    }
+
+
+def _window(stream: Stream, step: Step) -> Window | None:
+    """The window's rows again, from the log; None where retention has removed them."""
+    window = stream.since(datetime.fromisoformat(step.detail["first"]), step.images)
+    return window if window is not None and window.name == step.window else None
+
+
+def _point(stream: Stream, step: Step, window: Window, correct: list[bool]) -> Point:
+    reference = stream.measure.reference
+    like = matched(reference, window)
+    now, before = window.statistics.tolist(), reference.statistics[like].tolist()
+    current = {name: [row[i] for row in now] for i, name in enumerate(STATISTICS)}
+    past = {name: [row[i] for row in before] for i, name in enumerate(STATISTICS)}
+    # Class names come from folders; escaped, they are text in whatever page shows them.
+    return Point(
+        name=window.name,
+        time=window.rows[-1].time,
+        current=current
+        | {
+            "confidence": window.confidence.tolist(),
+            "predicted": [html.escape(name) for name in window.labels],
+        },
+        reference=past
+        | {
+            "confidence": reference.confidence[like].tolist(),
+            "predicted": [html.escape(reference.predicted[i]) for i in like],
+        },
+        figures=_figures(step, window),
+        correct=correct,
+        sheet=step.evidence and f"{step.evidence}/{SHEET}",
+    )
+
+
+def _figures(step: Step, window: Window) -> dict[str, float]:
+    seen = traffic(window)
+    figures = {
+        "log10_e": min(float(step.log10_e or 0.0), HIGHEST),
+        "alarm_at": float(step.detail["log10_threshold"]),
+        "mmd": float(step.statistic or 0.0),
+        "abstained": seen["abstained"] / len(window),
+        "p50_ms": 1000 * seen["seconds"]["p50"],
+        "p99_ms": 1000 * seen["seconds"]["p99"],
+    }
+    estimate = step.detail.get("estimate") or {}
+    for key, name in (("accuracy", ""), ("low", "_low"), ("high", "_high")):
+        if isinstance(estimate.get(key), int | float):
+            figures[f"estimated{name}"] = float(estimate[key])
+    return figures
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Evidently and its web framework warn of each other's deprecations; none of it is for the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _add(
+    folder: Path, points: Sequence[Point], drawn: dict[str, Any], stream: Stream, steps: Sequence[Step]
+) -> None:
+    from evidently.ui.workspace import Workspace
+
+    folder.mkdir(parents=True, exist_ok=True)
+    workspace = Workspace.create(str(folder))
+    found = {
+        *drawn.get("figures", ()),
+        *NUMBERS,
+        "drifted_share",
+        *(name for point in points for name in point.figures),
+    }
+    found |= {"correct"} if any(point.correct for point in points) else set()
+    drawn["figures"] = sorted(found)
+    shown = Shown(_sheets(stream, steps), _classes(stream), found)
+    made, drawn["panels"] = project(workspace, shown, drawn.get("panels"))
+    for point in points:
+        before = drawn["windows"].get(point.name)
+        if before is None:
+            workspace.add_run(made.id, columns(point), include_data=False, name=f"window {point.name}")
+        elif before["run"]:
+            workspace.delete_run(made.id, before["run"])
+        run = None
+        if point.correct:
+            name = f"labels of {point.name}"
+            run = str(workspace.add_run(made.id, accuracy(point), include_data=False, name=name).id)
+        drawn["windows"][point.name] = {"labels": len(point.correct), "run": run}
+        write_json(folder / DRAWN, drawn)
+
+
+def _sheets(stream: Stream, steps: Sequence[Step]) -> list[str]:
+    """Where the last contact sheets lie, newest first."""
+    root = stream.workspace.root
+    opened = [
+        step for step in steps if step.evidence and step.window and (root / step.evidence / SHEET).is_file()
+    ]
+    return [f"{step.time:%Y-%m-%d %H:%M} {step.evidence}/{SHEET}" for step in reversed(opened[-SHEETS:])]
+
+
+def _classes(stream: Stream) -> list[str]:
+    """The champion's classes, those first that the reference shows most."""
+    reference = stream.measure.reference
+    often = Counter(reference.predicted)
+    return sorted(reference.classes, key=lambda name: -often[name])
