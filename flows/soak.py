@@ -78,7 +78,8 @@ def verdict(report: dict[str, Any]) -> str:
     lost = report["requests"]["lost"] + report["requests"]["doubled"] + report["requests"]["read_twice"]
     year = report["accuracy"]["year"]
     return (
-        f"{report['days']} days: alarms {len(report['alarms'])}, false {report['false_alarms']}; retrains "
+        f"{report['days']} days: alarms {len(report['alarms'])}, false {report['false_alarms']}, real shifts "
+        f"without one {len(report['without_alarm']['real'])}; retrains "
         f"{len(report['retrains'])}; promotions {len(report['promotions'])}, wrong {report['wrong_promotions']}; requests "
         f"acknowledged {report['requests']['acknowledged']}, lost or counted twice {lost}; accuracy "
         f"{year['with_loop']:.3f} with the loop, {year['without_loop']:.3f} without"

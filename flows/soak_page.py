@@ -28,10 +28,11 @@ SIMULATED = (
 def page(report: dict[str, Any], said: str) -> str:
     """The page of ``report`` (what soak.json holds), ``said`` in a sentence."""
     bad = report["wrong_promotions"] or report["requests"]["lost"] or report["requests"]["doubled"]
+    tone = "bad" if bad else "open" if report["without_alarm"]["real"] else "good"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="UTF-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Soak: a year of the loop</title><style>{STYLE}{PLOT_STYLE}</style></head>
-<body><header class="{"bad" if bad else "good"}"><h1>{report["days"]} days of the loop in {report["seconds"] / 60:.0f} minutes</h1>
+<body><header class="{tone}"><h1>{report["days"]} days of the loop in {report["seconds"] / 60:.0f} minutes</h1>
 <p>{html.escape(said)}.</p></header>
 {_figures(report)}
 <h2>Accuracy by week</h2>

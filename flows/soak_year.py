@@ -30,7 +30,7 @@ __all__ = ["Year"]
 
 WAKE_HOURS = 6
 RESTART_DAYS = 30
-KILL_DAYS = 15
+KILL_DAYS = 20
 """The writer is killed once in so many days, on average."""
 WATCH_KILLS = 4
 RECENT = 300
