@@ -30,7 +30,7 @@ from pipeline.errors import VisionloopError
 
 __all__ = ["soak"]
 
-POOL = 480
+POOL = 400
 """Distinct images of each regime."""
 
 
