@@ -38,7 +38,7 @@ check: setup ## lint, types, architecture and the fast tests, under a minute
 fire-drill: setup ## faults planted in a real run, and which gate refuses each: reports/fire_drill.json
 	$(VENV)/bin/python -m flows.fire_drill
 
-bench: setup rivals ## ours beside timm's train.py and fastai, the gate's own error rates, and drift beside its detectors, some 80 minutes on two idle cores: benchmarks/README.md
+bench: setup rivals ## ours beside timm's train.py and fastai, the gate's own error rates, and drift beside its detectors, some 90 minutes on two idle cores: benchmarks/README.md
 	$(VENV)/bin/python -m benchmarks.ingest
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.best_flags
