@@ -8,7 +8,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 HOME_OF_STATE = $(or $(VISIONLOOP_HOME),$(CURDIR)/var)
 
-.PHONY: help setup demo test check fire-drill bench rivals serve ui deploy lock clean
+.PHONY: help setup demo test check fire-drill soak bench rivals serve ui deploy lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,9 @@ check: setup ## lint, types, architecture and the fast tests, under a minute
 
 fire-drill: setup ## faults planted in a real run, and which gate refuses each: reports/fire_drill.json
 	$(VENV)/bin/python -m flows.fire_drill
+
+soak: setup ## a simulated year of the loop, with shifts, kills and late labels, some ten minutes: reports/soak.html
+	$(VENV)/bin/python -m flows.soak
 
 bench: setup rivals ## ours beside timm's train.py and fastai, the gate's own error rates, and drift beside its detectors, some 90 minutes on two idle cores: benchmarks/README.md
 	$(VENV)/bin/python -m benchmarks.ingest

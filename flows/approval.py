@@ -5,7 +5,7 @@ run holds no worker and outlives them; its answer starts it anew, from the top. 
 the verdict's digest, so that an answer is never taken for another challenger than the one it was about.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from prefect import get_run_logger
@@ -19,6 +19,7 @@ from pydantic import Field
 from flows.notifications import notify
 from flows.pages import plain, verdict_page
 from monitoring.journal import Journal, Step
+from pipeline import clock
 from pipeline.artifacts import Workspace, digest_json
 from pipeline.params import Params
 
@@ -141,7 +142,7 @@ def _question(verdict: dict[str, Any]) -> str:
 
 def _record_asked(workspace: Workspace, verdict: dict[str, Any], how: str, run: str | None) -> None:
     _record(workspace, "approval_asked", f"{_question(verdict)} {how[:1].upper()}{how[1:]}", verdict, run)
-    notify(workspace, now=datetime.now(UTC))
+    notify(workspace, now=clock.now())
 
 
 def _record(
@@ -154,7 +155,7 @@ def _record(
         ours = episode is not None and (episode.state == "training" or episode.challenger == challenger)
         journal.record(
             Step(
-                time=datetime.now(UTC),
+                time=clock.now(),
                 decision=decision,
                 reason=reason,
                 champion=verdict["champion"],

@@ -14,7 +14,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, get_run_logger
@@ -35,7 +34,7 @@ from monitoring.episodes import promoting
 from monitoring.journal import Journal
 from monitoring.leases import Lease
 from monitoring.shadow import end, requested
-from pipeline import recipe
+from pipeline import clock, recipe
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.errors import StateError, VisionloopError
 from pipeline.model_card.card import card, gather
@@ -141,14 +140,14 @@ def _promote(
             registry.promote(digest, by=by, why=why, expect=challenger.champion)
             return
         with Journal(workspace.journal) as journal:
-            fence = promoting(journal, lease, challenger=digest, now=datetime.now(UTC))
+            fence = promoting(journal, lease, challenger=digest, now=clock.now())
             registry.promote(digest, by=by, why=why, expect=challenger.champion, fence=fence)
 
     step("promote", move)
     if requested(workspace) == digest:
         end(workspace)
     _settle(workspace, params, digest, get_run_logger().log)
-    notify(workspace, now=datetime.now(UTC))
+    notify(workspace, now=clock.now())
     _ask_service(params, digest)
     message = f"{digest[:12]} is champion: {read_json(lineage.record_path(workspace, digest))['bento']}"
     page = f"# {plain(message)}\n\n{plain(why)}\n\n{verdict_page(challenger.verdict)}"

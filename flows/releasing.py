@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from monitoring import leases
 from monitoring.episodes import advance, ask_human, mark_promoted
@@ -10,6 +9,7 @@ from monitoring.journal import Journal
 from monitoring.leases import Lease, beating
 from monitoring.policy import ASKED
 from monitoring.states import allowed
+from pipeline import clock
 from pipeline.artifacts import Workspace, read_json
 from pipeline.errors import StateError
 
@@ -59,7 +59,7 @@ def _lease(workspace: Workspace, digest: str) -> Lease | None:
                 journal,
                 lease,
                 "infra_validating",
-                now=datetime.now(UTC),
+                now=clock.now(),
                 why="its release was started by hand",
             )
     return lease
@@ -73,7 +73,7 @@ def leave_to_a_person(workspace: Workspace, digest: str) -> None:
         episode = journal.open_episode()
         if episode is not None and episode.challenger == digest:
             why = f"the release of {digest[:12]} waits for a person's word. {ASKED['release']}"
-            ask_human(journal, episode.id, asks="release", why=why, now=datetime.now(UTC))
+            ask_human(journal, episode.id, asks="release", why=why, now=clock.now())
 
 
 def close(workspace: Workspace, digest: str) -> None:
@@ -83,4 +83,4 @@ def close(workspace: Workspace, digest: str) -> None:
     with Journal(workspace.journal) as journal:
         episode = journal.open_episode()
         if episode is not None and episode.challenger == digest:
-            mark_promoted(journal, episode.id, challenger=digest, now=datetime.now(UTC))
+            mark_promoted(journal, episode.id, challenger=digest, now=clock.now())

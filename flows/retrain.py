@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -37,6 +37,7 @@ from monitoring.episodes import (
 from monitoring.journal import Episode, Journal, Step
 from monitoring.leases import Lease, beating
 from monitoring.policy import ASKED, left_of_cooldown
+from pipeline import clock
 from pipeline.artifacts import Workspace, digest_file, read_json
 from pipeline.errors import StateError, VisionloopError
 from pipeline.params import Params
@@ -85,7 +86,7 @@ def retrain(
         asked = as_our_own(release_flow(why=reason, return_state=True))
         # Of a verdict that no person may approve either, the verdict stays the result.
         state = asked if asked.is_completed() else state
-    notify(workspace, now=datetime.now(UTC))
+    notify(workspace, now=clock.now())
     return state
 
 
@@ -95,7 +96,7 @@ def _release(workspace: Workspace, episode: str | None, reason: str) -> State:
     if state.is_failed() and episode is not None:
         with Journal(workspace.journal) as journal:
             if _is_releasing(workspace, episode):
-                mark_failed(journal, episode, why=str(state.message), now=datetime.now(UTC))
+                mark_failed(journal, episode, why=str(state.message), now=clock.now())
     return state
 
 
@@ -168,14 +169,14 @@ def _freeze_again(workspace: Workspace, lease: Lease) -> None:
     with Journal(workspace.journal) as journal:
         labels = labels_back(workspace, journal.episode(lease.episode))
         advance(
-            journal, lease, "dataset_frozen", now=datetime.now(UTC), why=f"frozen again with {labels} labels",
+            journal, lease, "dataset_frozen", now=clock.now(), why=f"frozen again with {labels} labels",
             labels_used=labels, dataset=_labels_digest(workspace),
         )  # fmt: skip
 
 
 def _advance(workspace: Workspace, lease: Lease, state: str, why: str, **changes: Any) -> None:
     with Journal(workspace.journal) as journal:
-        advance(journal, lease, state, now=datetime.now(UTC), why=why, **changes)
+        advance(journal, lease, state, now=clock.now(), why=why, **changes)
 
 
 def _is_releasing(workspace: Workspace, episode: str) -> bool:
@@ -189,7 +190,7 @@ def _begun(workspace: Workspace, episode: str, cooldown_hours: float) -> Lease |
     """Take the episode on, if it waits for a retrain; of two who try at once, one gets it."""
     from monitoring.triggers import labels_back  # 2 s of statistics, for episodes alone
 
-    now = datetime.now(UTC)
+    now = clock.now()
     with Journal(workspace.journal) as journal, journal.transaction():
         abandoned(journal, journal.episode(episode), now)
         known = journal.episode(episode)
@@ -225,7 +226,7 @@ def _fail(workspace: Workspace, lease: Lease | None, why: str) -> None:
         return
     # A worker that was replaced has nothing to say any more.
     with suppress(StateError), Journal(workspace.journal) as journal:
-        mark_failed(journal, lease.episode, why=why, now=datetime.now(UTC), lease=lease)
+        mark_failed(journal, lease.episode, why=why, now=clock.now(), lease=lease)
 
 
 def _journal(
@@ -237,7 +238,7 @@ def _journal(
     *,
     release: bool,
 ) -> None:
-    now, decision, challenger = datetime.now(UTC), verdict["decision"], verdict["challenger"]
+    now, decision, challenger = clock.now(), verdict["decision"], verdict["challenger"]
     with Journal(workspace.journal) as journal, journal.transaction():
         if lease is not None and decision == "REJECT":
             mark_rejected(journal, lease.episode, challenger=challenger, why=result, now=now, lease=lease)

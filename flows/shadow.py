@@ -1,7 +1,5 @@
 """Before the pointer moves: the challenger answers the same requests beside the champion, unseen by the client."""
 
-from datetime import UTC, datetime
-
 from prefect import get_run_logger
 
 from flows import lineage
@@ -11,6 +9,7 @@ from monitoring.journal import Journal
 from monitoring.leases import Lease
 from monitoring.policy import ASKED
 from monitoring.shadow import begin, end, requested, shadowed
+from pipeline import clock
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.errors import RefusedError
 from pipeline.params import Params
@@ -41,14 +40,14 @@ def beside(
         if lease is not None:
             with Journal(workspace.journal) as journal:
                 why = f"{told}. {ASKED['shadow']}"
-                ask_human(journal, lease.episode, asks="shadow", why=why, now=datetime.now(UTC), lease=lease)
+                ask_human(journal, lease.episode, asks="shadow", why=why, now=clock.now(), lease=lease)
         raise RefusedError(f'{told}; take it upon yourself with `python -m flows.release --approve "<why>"`')
     if seen.images >= wanted:
         get_run_logger().info("%s", seen.words)
         write_json(record, read_json(record) | {"shadow": seen.words})
         return None
     if requested(workspace) != digest:
-        now = datetime.now(UTC)
+        now = clock.now()
         begin(workspace, digest, wanted, now)
         if lease is not None:
             with Journal(workspace.journal) as journal:

@@ -27,6 +27,7 @@ from flows.pages import plain
 from flows.server import command
 from flows.tasks import step
 from monitoring.watch import Outcome, wake
+from pipeline import clock
 from pipeline.artifacts import Workspace
 from pipeline.errors import StateError, VisionloopError
 from pipeline.params import Params
@@ -45,7 +46,7 @@ def watch(act: bool = False, draw: bool = True) -> State:
     workspace = Workspace.here()
     try:
         params = Params.load(workspace.params)
-        outcome = step("wake", lambda: wake(workspace, params, now=datetime.now(UTC), draw=draw))
+        outcome = step("wake", lambda: wake(workspace, params, now=clock.now(), draw=draw))
     except VisionloopError as error:
         return Failed(message=str(error))
     logger.info("%s: %s", outcome.decision, outcome.reason)
@@ -61,10 +62,10 @@ def watch(act: bool = False, draw: bool = True) -> State:
     if outcome.retrain and act and outcome.episode is not None:
         from flows.retrain import as_our_own, retrain  # which is seldom
 
-        notify(workspace, now=datetime.now(UTC))
+        notify(workspace, now=clock.now())
         return as_our_own(retrain(outcome.reason, outcome.episode.id, release=True, return_state=True))
     _tell(outcome)
-    notify(workspace, now=datetime.now(UTC))
+    notify(workspace, now=clock.now())
     _expire(workspace, params)
     return Completed(message=f"{outcome.decision}: {outcome.reason}")
 

@@ -7,10 +7,11 @@ import argparse
 import getpass
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline import clock
 from pipeline.artifacts import Workspace
+from pipeline.clock import now
 from pipeline.errors import StateError, VisionloopError
 
 HELP = {
@@ -132,7 +133,7 @@ def _label(workspace: Workspace, options: argparse.Namespace) -> str:
         Params.load(workspace.params),
         options.answers,
         by=options.by or getpass.getuser(),
-        now=datetime.now(UTC),
+        now=now(),
         domain=options.domain,
         new_classes=options.new_class,
     )
@@ -147,7 +148,7 @@ def _dismiss(workspace: Workspace, options: argparse.Namespace) -> str:
         episode = journal.open_episode()
         if episode is None:
             raise StateError("no episode is open, so there is nothing to dismiss")
-        if not dismiss(journal, episode.id, why=options.why, now=datetime.now(UTC)):
+        if not dismiss(journal, episode.id, why=options.why, now=now()):
             raise StateError(
                 f"episode {episode.id} is {episode.state}: its challenger is champion. Roll that back with `python -m "
                 "pipeline.registry rollback`, or let the observation end"
@@ -166,7 +167,7 @@ def _approve(workspace: Workspace, options: argparse.Namespace) -> str:
         if episode is None:
             raise StateError("no episode waits for anybody: see `python -m monitoring status`")
         by = options.by or getpass.getuser()
-        after = approve(journal, episode.id, by=by, why=options.why, now=datetime.now(UTC))
+        after = approve(journal, episode.id, by=by, why=options.why, now=now())
     if not after.is_open:
         return (
             f"Approved: drift like that of episode {after.id} may open another. Next: python -m flows.watch"
@@ -178,7 +179,7 @@ def _compact(workspace: Workspace, _: argparse.Namespace) -> str:
     from monitoring.compact import compact
     from pipeline.params import Params
 
-    return compact(workspace, Params.load(workspace.params).log, now=datetime.now(UTC)).text
+    return compact(workspace, Params.load(workspace.params).log, now=clock.now()).text
 
 
 def _forget(workspace: Workspace, options: argparse.Namespace) -> str:
@@ -186,9 +187,7 @@ def _forget(workspace: Workspace, options: argparse.Namespace) -> str:
     from pipeline.params import Params
 
     log = Params.load(workspace.params).log
-    return forget(
-        workspace, log, options.ids, why=options.why, by=getpass.getuser(), now=datetime.now(UTC)
-    ).text
+    return forget(workspace, log, options.ids, why=options.why, by=getpass.getuser(), now=clock.now()).text
 
 
 if __name__ == "__main__":

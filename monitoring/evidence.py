@@ -7,8 +7,9 @@ largest is Beta(r, m + 1 - r) distributed over the draw of the reference; its up
 chance given *this* reference, with confidence 1 - delta. That is the calibration-conditional form of a
 conformal p-value (Bates, Candes, Lei, Romano, Sesia, "Testing for outliers with conformal p-values", Annals
 of Statistics 2023; Vovk, "Conditional validity of inductive conformal predictors", 2012): the marginal form
-would let a long stream bet against the reference's own luck. With several domains an event counts only where
-it holds against each of them, so any mix of known domains is no drift.
+would let a long stream bet against the reference's own luck. With several domains an event's chance is that in
+the worst of them, so any mix of known domains is no drift; how an image looks is then measured relative to the
+domain that it looks like, or what lies between two domains would be an event in no one's terms.
 
 On each event we bet with likelihood ratios against its bound (Vovk, Nouretdinov, Gammerman, "Testing
 exchangeability on-line", 2003; Shafer, "Testing by betting", 2021). Wealth is averaged over bets and over
@@ -109,15 +110,42 @@ class Yardstick:
         return float(np.quantile(nearest[np.isfinite(nearest)], 0.02)) if np.isfinite(nearest).any() else 0.0
 
     @cached_property
+    def _usual(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Of the part that novelty is measured against: the domains, and (domains, looks) the middle and the spread."""
+        r, (against, _) = self.reference, self._parts
+        looks = np.column_stack([r.statistics, r.confidence])
+        names = sorted(set(r.domains))
+        own = [looks[[i for i in against if r.domains[i] == name]] for name in names]
+        middle = np.stack([np.median(values, axis=0) for values in own])
+        spread = np.stack([np.quantile(values, 0.75, 0) - np.quantile(values, 0.25, 0) for values in own])
+        return names, middle, np.maximum(spread, 1e-3)
+
+    def _looks(self, statistics: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+        """(n, looks) the image statistics and the confidence; with several domains, relative to the likeliest one's.
+
+        What lies between two known domains (a grey, bright camera and a dark, colourful one) is extreme in neither's
+        terms unless each image is held against the domain that it looks like.
+        """
+        looks = np.column_stack([statistics, confidence]).astype(np.float64)
+        names, middle, spread = self._usual
+        if len(names) == 1:
+            return looks
+        relative = (looks[:, None] - middle) / spread
+        # As a Gaussian of each statistic would have it, by the statistics alone.
+        unlike = (relative**2 + 2 * np.log(spread))[:, :, : len(STATISTICS)].sum(axis=2)
+        return relative[np.arange(len(looks)), unlike.argmin(axis=1)]
+
+    @cached_property
     def events(self) -> list[Event]:
         r = self.reference
         everyone = r.representatives
         _, calibrating = self._parts
+        # Which domain is likeliest is fitted to the part that novelty is measured against, so that part can't calibrate it.
+        judged = everyone if len(set(r.domains)) == 1 else calibrating
+        looks = self._looks(r.statistics[judged], r.confidence[judged])
         columns = [("embedding", "novelty", self.calibration_novelty, calibrating)]
-        columns += [
-            ("statistics", name, r.statistics[everyone, i], everyone) for i, name in enumerate(STATISTICS)
-        ]
-        columns += [("predictions", "confidence", r.confidence[everyone], everyone)]
+        columns += [("statistics", name, looks[:, i], judged) for i, name in enumerate(STATISTICS)]
+        columns += [("predictions", "confidence", looks[:, -1], judged)]
         count = len(columns) * 2 * len(TAILS) + 2 * len(r.classes)
         delta = self.delta / (count * len(set(r.domains)))
         found = []
@@ -156,8 +184,9 @@ class Yardstick:
 
     def happened(self, window: Window) -> np.ndarray:
         """(n, events) bool."""
-        values = {"novelty": self.novelty(window.embeddings), "confidence": window.confidence}
-        values |= {name: window.statistics[:, i] for i, name in enumerate(STATISTICS)}
+        looks = self._looks(window.statistics, window.confidence)
+        values = {"novelty": self.novelty(window.embeddings), "confidence": looks[:, -1]}
+        values |= {name: looks[:, i] for i, name in enumerate(STATISTICS)}
         labels = np.array(window.labels)
         columns = []
         for event in self.events:

@@ -47,6 +47,8 @@ class Stream:
         name = f"{champion.digest}@{champion.since}"
         cursor, evidence = journal.stream(name)
         size = reference.embeddings.shape[1]
+        # Images that a restart has passed over stay so: the cursor knows only the segments from then on.
+        since = _utc(evidence.get("since") or champion.since)
         return cls(
             name=name,
             champion=champion.digest,
@@ -61,7 +63,7 @@ class Stream:
                 reference.classes,
                 size,
                 cursor=cursor,
-                since=_utc(champion.since),
+                since=since,
                 archive=params.log.archive,
             ),
             marks=evidence.get("marks", []),
@@ -101,6 +103,7 @@ class Stream:
             "marks": self.marks,
             "alarmed": self.alarmed,
             "calm": self.calm,
+            "since": self.log.since and self.log.since.isoformat(),
         }
         journal.save_stream(self.name, self.log.position(), evidence)
 

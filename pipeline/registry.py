@@ -19,13 +19,13 @@ import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import history
 from pipeline.artifacts import Workspace, sync_folder, write_json
+from pipeline.clock import now
 from pipeline.errors import IntegrityError, StateError
 from pipeline.lock import alone
 
@@ -225,7 +225,7 @@ class Registry:
         history.write(self.journal, self.history())
         for leftover in self.folder.glob(".champion.json.*.tmp"):
             leftover.unlink()
-        champion = Champion(digest, datetime.now(UTC).isoformat(timespec="microseconds"), by, why, action)
+        champion = Champion(digest, now().isoformat(timespec="microseconds"), by, why, action)
         write_json(self.pointer, asdict(champion))
         with contextlib.suppress(OSError):  # the pointer has moved and tells the line; the next move retries
             history.write(self.journal, self.history())

@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import encode_log_row, sync_folder
+from pipeline.clock import now
 from pipeline.errors import StateError
 from pipeline.params import Log
 from services.retention import prune
@@ -213,7 +213,7 @@ class PredictionLog:
                 entry.done.set_result(None)
 
     def _rows(self, data: bytes) -> None:
-        date = datetime.now(UTC).date().isoformat()
+        date = now().date().isoformat()
         segment = self._segment
         if segment is not None and (segment.path.parent.name != date or segment.size >= self._segment_bytes):
             segment.close()

@@ -30,8 +30,10 @@ ONLY_IN = {
     "torchvision": LEARNING,
     "timm": LEARNING,
 }
-SERVICES_MAY = {"artifacts", "bundle", "images", "metadata", "transforms", "registry", "params", "errors"}
-MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images", "metadata"}
+SERVICES_MAY = {
+    "artifacts", "bundle", "images", "metadata", "transforms", "registry", "params", "errors", "clock",
+}  # fmt: skip
+MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images", "metadata", "clock"}
 
 
 def modules() -> list[Path]:
@@ -159,7 +161,18 @@ def test_no_registry_address_is_in_the_repository() -> None:
 
 
 # What only says where and how things are kept: it can't change what a stage computes.
-KEEPING = {"errors", "params", "telemetry", "artifacts", "folders", "lock", "registry", "history", "answers"}
+KEEPING = {
+    "errors",
+    "params",
+    "telemetry",
+    "artifacts",
+    "folders",
+    "lock",
+    "registry",
+    "history",
+    "answers",
+    "clock",
+}
 
 
 def needed(module: str) -> set[str]:

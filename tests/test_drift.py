@@ -224,6 +224,34 @@ def test_any_mix_of_known_domains_is_no_drift_and_a_third_one_is() -> None:
     assert alarm_at(measure, wealth, stream.window(100, tone=0.4), 0.01) is not None
 
 
+def two_domains(stream: Stream, old: int, new: int) -> Yardstick:
+    """A bright domain and a much darker one."""
+    parts = zip(stream.draw(old), stream.draw(new, tone=-0.8), strict=True)
+    both = [np.concatenate(pair) for pair in parts]
+    return yardstick(reference_of(*both, domains=("old",) * old + ("new",) * new), 0.01)
+
+
+def test_what_lies_between_two_known_domains_is_drift() -> None:
+    """Neither the darkest nor the brightest: in the two domains' common range, and like neither."""
+    stream = Stream(12)
+    measure = two_domains(stream, 150, 60)
+    assert alarm_at(measure, Wealth(measure.events), stream.window(200, tone=-0.4), 0.01) is not None
+
+
+@pytest.mark.slow
+def test_no_false_alarm_while_two_known_domains_take_turns() -> None:
+    """12 lives of 500 images in changing shares, against references whose younger domain is small."""
+    alarms = 0
+    for seed in range(12):
+        stream = Stream(500 + seed)
+        measure = two_domains(stream, 120, 36)
+        old, new = stream.draw(500), stream.draw(500, tone=-0.8)
+        dark = stream.rng.random(500) < (seed % 4) / 3
+        mixed = [np.where(dark.reshape(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(old, new, strict=True)]
+        alarms += alarm_at(measure, Wealth(measure.events), window_of(*mixed), 0.01) is not None
+    assert alarms == 0
+
+
 def test_the_batch_compares_with_the_domains_that_a_window_resembles() -> None:
     stream = Stream(11)
     first, second = stream.draw(150), stream.draw(60)

@@ -1,0 +1,104 @@
+"""A year of the loop in minutes: ``python -m flows.soak`` (or ``make soak``).
+
+    python -m flows.soak                       # reports/soak.json and reports/soak.html
+    python -m flows.soak --days 30 --seed 1    # a short one: one change, the first sixth of a year
+
+Real: the images, every bundle and its answers, the prediction log in a process that is killed, the watch, the policy,
+the queue and the intake of labels, each retrain with its gate and release. Simulated: the clock, the network (answers
+are recorded once for each bundle and image), and the people. Works in var/soak and leaves your data and state alone.
+Exit code 1 where a request was lost or a promotion was wrong.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from flows.demo_stage import Stage
+from flows.soak_page import page
+from flows.soak_pool import Pools
+from flows.soak_workspace import Disk, lay_out, release_first
+from flows.soak_world import World
+from flows.soak_year import Year
+from pipeline.artifacts import Workspace, write_json, write_text
+from pipeline.errors import VisionloopError
+
+__all__ = ["soak"]
+
+POOL = 480
+"""Distinct images of each regime."""
+
+
+def soak(root: Path, days: int, seed: int, pool: int = POOL) -> dict[str, Any]:
+    """Live ``days`` days in ``root``, which is emptied first; what soak.json holds.
+
+    Raises:
+        StateError: the first model was not promoted, or the writer broke.
+    """
+    started = time.perf_counter()
+    disk = Disk(root / "home")
+    disk.unmount()
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    workspace = Workspace(root / "workspace", disk.place)
+    stage = Stage(workspace.root, root / "logs")
+    stage.environment |= {
+        "VISIONLOOP_HOME": str(workspace.home),
+        "BENTOML_HOME": str(workspace.home / "bentoml"),
+        "PREFECT_HOME": str(root / "prefect"),
+    }
+    try:
+        disk.mount()
+        lay_out(workspace, seed)
+        stage.start_prefect()  # it comes up while the images are taken
+        world, pools = World(days, seed, pool), Pools(root / "pools", pool, seed)
+        pools.render(world.regimes)
+        stage.wait_prefect()
+        release_first(workspace, stage)
+        year = Year(workspace, stage, disk, world, pools)
+        year.live()
+        return year.report() | {"seconds": round(time.perf_counter() - started, 1)}
+    finally:
+        stage.close()
+        if disk.mounted:  # what the year left stays to be looked at
+            shutil.copytree(disk.place, root / "state", symlinks=True)
+        disk.unmount()
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """The year in one sentence."""
+    lost = report["requests"]["lost"] + report["requests"]["doubled"] + report["requests"]["read_twice"]
+    year = report["accuracy"]["year"]
+    return (
+        f"{report['days']} days: alarms {len(report['alarms'])}, false {report['false_alarms']}; retrains "
+        f"{len(report['retrains'])}; promotions {len(report['promotions'])}, wrong {report['wrong_promotions']}; requests "
+        f"acknowledged {report['requests']['acknowledged']}, lost or counted twice {lost}; accuracy "
+        f"{year['with_loop']:.3f} with the loop, {year['without_loop']:.3f} without"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.soak", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--days", type=int, default=365, help="simulated days (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the world, the kills and the people")
+    options = parser.parse_args(arguments)
+    workspace = Workspace.here()
+    report = workspace.root / "reports/soak.json"
+    try:
+        found = soak(workspace.home / "soak", options.days, options.seed)
+    except VisionloopError as error:
+        print(f"soak: {error}", file=sys.stderr)
+        return 1
+    write_json(report, found)
+    write_text(report.with_suffix(".html"), page(found, verdict(found)))
+    print(f"{verdict(found)}.\n{workspace.relative(report)} and {report.with_suffix('.html').name} beside it")
+    requests = found["requests"]
+    return int(
+        bool(requests["lost"] or requests["doubled"] or requests["read_twice"] or found["wrong_promotions"])
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
