@@ -10,12 +10,15 @@ Exit code 1 where a request was lost or a promotion was wrong.
 """
 
 import argparse
+import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from flows.demo import interrupted
 from flows.demo_stage import Stage
 from flows.soak_page import page
 from flows.soak_pool import Pools
@@ -59,7 +62,10 @@ def soak(root: Path, days: int, seed: int, pool: int = POOL) -> dict[str, Any]:
         release_first(workspace, stage)
         year = Year(workspace, stage, disk, world, pools)
         year.live()
-        return year.report() | {"seconds": round(time.perf_counter() - started, 1)}
+        return year.report() | {
+            "seconds": round(time.perf_counter() - started, 1),
+            "cpu_seconds": round(sum(os.times()[:4]), 1),
+        }
     finally:
         stage.close()
         if disk.mounted:  # what the year left stays to be looked at
@@ -86,10 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     workspace = Workspace.here()
     report = workspace.root / "reports/soak.json"
+    signal.signal(signal.SIGTERM, interrupted)  # whoever ends it finds nothing left running or mounted
     try:
         found = soak(workspace.home / "soak", options.days, options.seed)
-    except VisionloopError as error:
-        print(f"soak: {error}", file=sys.stderr)
+    except (VisionloopError, KeyboardInterrupt) as error:
+        print(f"soak: {error or 'interrupted'}", file=sys.stderr)
         return 1
     write_json(report, found)
     write_text(report.with_suffix(".html"), page(found, verdict(found)))

@@ -53,7 +53,7 @@ no loop. Lines mark changes; a shaded one takes its time.</p>
 <h2>Requests</h2>
 {_definitions(report["requests"])}
 <h2>What was done to it</h2>
-{_definitions(report["faults"])}
+{_definitions(report["faults"] | {"seconds": report["seconds"], "CPU seconds": report["cpu_seconds"]})}
 <h2>The people</h2>
 {_definitions(report["labels"])}
 <h2>What is real, and what is not</h2>

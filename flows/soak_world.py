@@ -86,7 +86,7 @@ REGIMES = {
     for regime in (
         Regime("first", _OLD, USUAL),
         Regime("camera", _NEW, USUAL),
-        Regime("dirty", _NEW, USUAL, dirty=True),
+        Regime("dirty", _OLD, USUAL, dirty=True),
         Regime("bright", _BRIGHT, USUAL),
         Regime("product", _PRODUCT, USUAL),
         Regime("mix", _PRODUCT, OTHER),
@@ -100,14 +100,14 @@ REGIMES = {
 def _year(days: int) -> list[Change]:
     at = days / 365
     return [
-        Change("camera", "real", "all stations get another camera", 45 * at, ("camera",)),
-        Change("lens", "bad source", f"the lens of {DIRTY} is smeared", 105 * at, ("dirty",), 12 * at),
-        Change("brightness", "harmless", "brighter lamps", 150 * at, ("bright",)),
-        Change("product", "real", "another product: rougher, blotched, shown smaller", 200 * at, ("product",)),
-        Change("mix", "harmless", "more clean parts, fewer scratches and cracks", 250 * at, ("mix",)),
+        Change("lens", "bad source", f"the lens of {DIRTY} is smeared", 25 * at, ("dirty",), 12 * at),
+        Change("camera", "real", "all stations get another camera", 60 * at, ("camera",)),
+        Change("brightness", "harmless", "brighter lamps", 120 * at, ("bright",)),
+        Change("product", "real", "another product: rougher, blotched, shown smaller", 180 * at, ("product",)),
+        Change("mix", "harmless", "more clean parts, fewer scratches and cracks", 235 * at, ("mix",)),
         Change(
-            "season", "real", "the light fades over a month", 290 * at,
-            ("autumn", "november", "winter"), 30 * at,
+            "season", "real", "the light fades over two weeks", 290 * at,
+            ("autumn", "november", "winter"), 15 * at,
         ),
     ]  # fmt: skip
 
@@ -117,7 +117,8 @@ class World:
 
     def __init__(self, days: int, seed: int, pool: int) -> None:
         self.days, self.seed, self.pool = days, seed, pool
-        self.changes = _year(days) if days >= 180 else _year(days * 3)[:1]
+        # A short soak has time for one turn of the loop.
+        self.changes = _year(days) if days >= 180 else _year(days * 2)[1:2]
         self.mended: datetime | None = None
         self._rng = np.random.default_rng([seed, 7])
         self._decks: dict[str, list[int]] = {}

@@ -11,7 +11,6 @@ the episode's state again, so a second event, or a second ``--act``, does nothin
 import argparse
 import base64
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -126,7 +125,7 @@ def _expire(workspace: Workspace, params: Params) -> None:
     from flows import approval
 
     try:
-        for name in approval.expire(workspace, params, now=datetime.now(UTC)):
+        for name in approval.expire(workspace, params, now=clock.now()):
             get_run_logger().info("nobody answered the release %s in time: it is not approved", name)
     except (httpx.HTTPError, PrefectException) as error:
         get_run_logger().warning("releases that wait for approval were not looked at: %s", error)
