@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import clock
 from pipeline.artifacts import Workspace
 from pipeline.clock import now
 from pipeline.errors import StateError, VisionloopError
@@ -179,7 +178,7 @@ def _compact(workspace: Workspace, _: argparse.Namespace) -> str:
     from monitoring.compact import compact
     from pipeline.params import Params
 
-    return compact(workspace, Params.load(workspace.params).log, now=clock.now()).text
+    return compact(workspace, Params.load(workspace.params).log, now=now()).text
 
 
 def _forget(workspace: Workspace, options: argparse.Namespace) -> str:
@@ -187,7 +186,7 @@ def _forget(workspace: Workspace, options: argparse.Namespace) -> str:
     from pipeline.params import Params
 
     log = Params.load(workspace.params).log
-    return forget(workspace, log, options.ids, why=options.why, by=getpass.getuser(), now=clock.now()).text
+    return forget(workspace, log, options.ids, why=options.why, by=getpass.getuser(), now=now()).text
 
 
 if __name__ == "__main__":
