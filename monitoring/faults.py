@@ -66,6 +66,11 @@ def fault(effects: Mapping[str, float]) -> Fault | None:
     return None
 
 
+def marks_of(name: Fault | None) -> set[str]:
+    """The numbers that mark the fault: worth a word, where the others of the look moved by the way."""
+    return {number for other, marks in MARKS if other == name for number, _ in marks}
+
+
 def looks_of(window: Window, images: Path) -> np.ndarray:
     """(k, looks) of up to ``DECODED`` kept images of the window below the folder ``images``; k may be 0."""
     found = []

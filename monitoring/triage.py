@@ -10,7 +10,7 @@ from monitoring.drift import matched
 from monitoring.estimate import estimate
 from monitoring.evidence import Yardstick
 from monitoring.faults import ADVICE as FAULTS
-from monitoring.faults import Fault, columns, fault
+from monitoring.faults import Fault, columns, fault, marks_of
 from monitoring.two_sample import class_shares, holm, kolmogorov_smirnov
 from monitoring.window import Window
 from pipeline.artifacts import STATISTICS
@@ -29,8 +29,6 @@ VISIBLE = {
 """Differences that a person would see: below them a statistic is not mentioned, however sure the move."""
 MANY = 0.1
 """Share of strange images (one in a hundred is usual) from which novelty is worth a word."""
-MOST_WORDS = 4
-"""Moves that are put into words."""
 MIN_SOURCE = 8
 """Images of one source under which nothing is said about it."""
 
@@ -100,7 +98,7 @@ def explain(measure: Yardstick, window: Window, seen: np.ndarray | None = None) 
     source = _bad_source(measure, window)
     found = fault({change.name: change.effect for change in changes})
     kind = _kind(changes, found, novel_share, shares, source)
-    sentences = [_sentence(changes)] if changes else []
+    sentences = [_sentence(changes, found)] if changes else []
     if novel_share >= MANY:
         sentences.append(f"{novel_share:.0%} of the images are stranger than 99% of the held-out ones.")
     if shares:
@@ -193,16 +191,22 @@ def _strength(more: bool) -> str:
     return "stronger" if more else "weaker"
 
 
-def _sentence(changes: Sequence[Change]) -> str:
-    names = {change.name for change in changes}
-    # Where the sharpness moved, too, its move relative to the contrast says nothing more to a reader.
-    silent = {"confidence", "edges"} if "sharpness" in names else {"confidence"}
-    looks = [change.words for change in changes if change.name not in silent][:MOST_WORDS]
+def _sentence(changes: Sequence[Change], found: Fault | None) -> str:
+    told = marks_of(found)
+    if any(change.name == "sharpness" for change in changes):
+        told -= {"edges"}  # says nothing more to a reader
+    looks = [
+        change.words
+        for change in changes
+        if change.name != "confidence" and (change.name not in LOOKING or change.name in told)
+    ]
     parts = []
     if looks:
         listed = looks[0] if len(looks) == 1 else ", ".join(looks[:-1]) + " and " + looks[-1]
         parts.append(f"the images are {listed}")
     parts += [change.words for change in changes if change.name == "confidence"]
+    if not parts:  # only what goes with other changes has moved
+        parts = [f"the images are {changes[0].words}"]
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 

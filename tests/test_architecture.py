@@ -31,16 +31,8 @@ ONLY_IN = {
     "timm": LEARNING,
 }
 SERVICES_MAY = {
-    "artifacts",
-    "bundle",
-    "images",
-    "metadata",
-    "transforms",
-    "registry",
-    "params",
-    "errors",
-    "clock",
-}
+    "artifacts", "bundle", "images", "metadata", "transforms", "registry", "params", "errors", "clock",
+}  # fmt: skip
 MONITORING_MAY = {"params", "artifacts", "registry", "errors", "images", "metadata", "clock"}
 
 

@@ -295,7 +295,7 @@ def test_each_news_is_one_message_and_a_receiver_that_is_down_costs_none(
         monkeypatch.setattr(Receiver, "status", 200)
         assert watch(draw=False, return_state=True).is_completed()
         assert subjects() == ["visionloop: drift: labels are asked"]
-        assert "% darker" in Receiver.got[0]["text"]
+        assert "the alarm is at 10^" in Receiver.got[0]["text"]
         pictures = deployed.post("artifacts/filter", artifacts={"key": {"any_": ["contact-sheet"]}})
         assert str(pictures[-1]["data"]).startswith("data:image/png;base64,")
         with Journal(workspace.journal) as journal:

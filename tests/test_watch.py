@@ -192,23 +192,6 @@ def test_a_dismissed_drift_needs_new_evidence(tmp_path: Path) -> None:
     assert again.episode.id != outcome.episode.id
 
 
-def test_images_that_a_dismissal_passed_over_never_come_back(tmp_path: Path) -> None:
-    """The cursor of the restarted stream no longer knows the days before: they must not be read from their beginning."""
-    workspace, world, digest, outcome = drifted(tmp_path)
-    assert outcome.episode is not None
-    unread = [world.shot(dark=0.6) for _ in range(10)]
-    answer(workspace, digest, unread, start=START + timedelta(hours=3.5), writer="unread")
-    dismissed = START + timedelta(hours=26)
-    with Journal(workspace.journal) as journal:
-        dismiss(journal, outcome.episode.id, why="lamp replaced", now=dismissed)
-    for hours in (30, 40, 50):
-        shots = [world.shot() for _ in range(25)]
-        answer(workspace, digest, shots, start=START + timedelta(hours=hours), writer=f"w-{hours}")
-        seen = [row for one in woken(workspace, hours + 1).windows for row in one.window.rows]
-        assert len(seen) == 25
-        assert min(row.time for row in seen) > dismissed
-
-
 @pytest.mark.slow
 def test_a_refused_challenger_silences_its_own_kind_of_drift_until_a_person_speaks(tmp_path: Path) -> None:
     workspace, world, digest, outcome = drifted(tmp_path)
@@ -272,6 +255,23 @@ def test_labels_that_do_not_come_ask_a_person_and_never_retrain(tmp_path: Path) 
         assert [one.retrain_started for one in journal.episodes()] == [None]
     label(workspace, outcome, 20)
     assert woken(workspace, 24 * 41).retrain, "they came, late"
+
+
+def test_images_that_a_dismissal_passed_over_never_come_back(tmp_path: Path) -> None:
+    """The cursor of the restarted stream no longer knows the days before: they must not be read from their beginning."""
+    workspace, world, digest, outcome = drifted(tmp_path)
+    assert outcome.episode is not None
+    unread = [world.shot(dark=0.6) for _ in range(10)]
+    answer(workspace, digest, unread, start=START + timedelta(hours=3.5), writer="unread")
+    dismissed = START + timedelta(hours=26)
+    with Journal(workspace.journal) as journal:
+        dismiss(journal, outcome.episode.id, why="lamp replaced", now=dismissed)
+    for hours in (30, 40, 50):
+        shots = [world.shot() for _ in range(25)]
+        answer(workspace, digest, shots, start=START + timedelta(hours=hours), writer=f"w-{hours}")
+        seen = [row for one in woken(workspace, hours + 1).windows for row in one.window.rows]
+        assert len(seen) == 25
+        assert min(row.time for row in seen) > dismissed
 
 
 def test_where_no_image_was_kept_the_alarm_still_comes(tmp_path: Path) -> None:
