@@ -17,7 +17,9 @@ from pipeline.artifacts import STATISTICS
 from pipeline.errors import ImageError
 from pipeline.images import LOOKS, decode, look
 
-Fault = Literal["resolution", "noise", "compression", "blur", "exposure", "colour cast", "orientation"]
+Fault = Literal[
+    "camera", "resolution", "noise", "compression", "blur", "exposure", "colour cast", "orientation"
+]
 MARKED = 0.6
 """Standardised difference from which a mark counts."""
 DECODED = 150
@@ -35,7 +37,16 @@ MARKS: tuple[tuple[Fault, tuple[tuple[str, int], ...]], ...] = (
 )
 """Each fault, and the moves (number, direction) any of which is its mark; the first that is found is named."""
 
+CAMERA: tuple[tuple[str, ...], ...] = (
+    ("brightness", "contrast"),
+    ("warmth", "tint"),
+    ("edges", "noise", "blocks"),
+)
+"""Light, colour and fine structure: no single fault moves one of each by ``SEVERAL``, another camera does."""
+SEVERAL = 1.0
+
 ADVICE: dict[Fault, str] = {
+    "camera": "This looks like another camera, lens or light: several things that no single fault brings about.",
     "resolution": "This looks like another resolution: check the camera's mode and whatever scales the images on "
     "the way.",
     "noise": "This looks like sensor noise: check gain, exposure time and light.",
@@ -56,6 +67,8 @@ def fault(effects: Mapping[str, float]) -> Fault | None:
     Args:
         effects: standardised differences, window less reference, of the numbers that moved for certain.
     """
+    if all(any(abs(effects.get(number, 0.0)) >= SEVERAL for number in group) for group in CAMERA):
+        return "camera"
     # Blur and coarse blocks leave quiet columns, too: copied pixels are named where their mark is the strongest.
     copied = -effects.get("evenness", 0.0)
     weaker = "evenness" if copied < max(effects.get("blocks", 0.0), -effects.get("edges", 0.0)) else "blocks"

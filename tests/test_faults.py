@@ -148,6 +148,8 @@ def test_one_mark_goes_before_another() -> None:
     assert fault({"noise": 3.0, "contrast": 1.0}) == "noise"
     assert fault({"edges": -2.0, "blocks": 2.0}) == "compression"
     assert fault({"noise": -3.0}) is None
+    assert fault({"brightness": -2.0, "warmth": 1.5, "edges": -1.5, "blocks": 2.0}) == "camera"
+    assert fault({"brightness": -2.0, "warmth": 0.5, "edges": -1.5}) == "blur", "no colour moved by as much"
     assert {name for name, _ in MARKS} == {
         "resolution", "noise", "compression", "blur", "exposure", "colour cast", "orientation",
     }  # fmt: skip
