@@ -18,6 +18,8 @@ from pipeline.params import Params
 
 LOOKED_AT = 2000
 """Images since the promotion that the queue draws from, at most."""
+ANSWERED = 0.8
+"""Share of the asked images that must be back: one that nobody can tell must not keep the rest from counting."""
 
 
 def queue_of(episode: Episode) -> str:
@@ -50,7 +52,7 @@ def observed(workspace: Workspace, params: Params, episode: Episode, images: int
     old = hits_of(workspace, episode.champion, episode.id)
     if not old.labelled:
         old = hits_of(workspace, episode.champion)
-    enough = asked > 0 and new.labelled >= min(params.label.min_labels, asked)
+    enough = asked > 0 and new.labelled >= ANSWERED * min(params.label.min_labels, asked)
     told = f"{images} of {wanted} images (watch.observe_images), {new.labelled} of {asked} asked labels back"
     if not enough or not old.labelled:
         which = "" if old.labelled else "; nothing is known of the old one's accuracy"

@@ -121,11 +121,11 @@ class Line:
     def wake(self, minutes: float) -> Outcome:
         return wake(self.workspace, PARAMS, now=self.promoted + timedelta(minutes=minutes), draw=False)
 
-    def label(self, outcome: Outcome, minutes: float) -> int:
-        """Answer the queue with the truth."""
+    def label(self, outcome: Outcome, minutes: float, most: int | None = None) -> int:
+        """Answer the queue, or the first images of it, with the truth."""
         assert outcome.queue is not None
         with (outcome.queue / "queue.csv").open(encoding="utf-8", newline="") as stream:
-            asked = [row["image_id"] for row in csv.DictReader(stream)]
+            asked = [row["image_id"] for row in csv.DictReader(stream)][:most]
         answers = self.workspace.root / "answers.csv"
         lines = [f"{image_id},{self.truth[image_id]}" for image_id in asked]
         answers.write_text("\n".join(["image_id,label", *lines]) + "\n")
@@ -181,7 +181,9 @@ def test_a_good_champion_s_observation_ends_after_its_number_and_its_labels(tmp_
     line.answers(line.new, 50, line.promoted)
     asked = line.wake(1)
     assert asked.decision == "observing", "its labels are not back"
-    line.label(asked, 2)
+    line.label(asked, 2, most=9)
+    assert line.wake(2.5).decision == "observing", "nor enough of them"
+    line.label(asked, 2.6, most=10)  # two that nobody can tell
     outcome = line.wake(3)
     assert outcome.decision == "monitoring"
     assert "not worse than the old one" in outcome.reason
