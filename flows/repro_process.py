@@ -33,6 +33,8 @@ from pipeline.errors import StateError, VisionloopError
 from pipeline.lock import alone
 
 TAIL = 15
+LEFTOVER_SECONDS = 30.0
+OWN = "flows/repro_process.py"
 PROGRESS_SECONDS = 5.0
 KILLED = (
     128  # a shell reports a command that a signal ended as 128 + its number, DVC without a shell as -number
@@ -93,7 +95,12 @@ class Reproducer:
             tail.append(line)
             on_line(line)
 
+        until = time.monotonic() + LEFTOVER_SECONDS
         reply = self._ask({"stage": stage, "force": force}, keep)
+        # We hold the retrain's own lock: another process of this module is a killed retrain's, which is ending.
+        while reply.get("busy") and OWN in reply["error"] and time.monotonic() < until:
+            time.sleep(0.2)
+            reply = self._ask({"stage": stage, "force": force}, keep)
         if reply.get("busy"):
             raise StateError(
                 f"another DVC command is at work in this workspace: wait for it, then try again. DVC says:\n{reply['error']}"

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -62,7 +63,7 @@ def state_of(workspace: Workspace, episode: str = EPISODE) -> str:
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -120,6 +121,18 @@ def _busy(workspace: Workspace, dvc: Reproducer) -> None:
         StateError, match=rf"another DVC command is at work(.|\n)*PID {os.getpid()}\): dvc repro"
     ):
         dvc.reproduce("scan", lambda line: None)
+
+
+def test_what_is_left_of_a_killed_retrain_is_waited_for(workspace: Workspace) -> None:
+    """Its child ends by itself, a moment later; until then DVC's lock names it."""
+    ending = subprocess.Popen(["sleep", "2"])
+    threading.Thread(target=ending.wait).start()
+    holder = {"pid": ending.pid, "cmd": "/opt/visionloop/flows/repro_process.py 9"}
+    out = str(workspace.root / "artifacts/sources/line-a.parquet")
+    with reproducer(workspace.root) as dvc:
+        write_json(workspace.root / ".dvc/tmp/rwlock", {"write": {out: holder}, "read": {}})
+        assert dvc.reproduce("scan", lambda line: None).changed
+    assert ending.poll() is not None
 
 
 def test_two_retrains_in_one_workspace_the_second_is_told_who_is_there(workspace: Workspace) -> None:

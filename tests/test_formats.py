@@ -214,6 +214,7 @@ def test_drift_is_measured_against_what_the_served_network_saw(tmp_path: Path) -
         row = dict.fromkeys(REFERENCE.names, 0.0) | {
             "image_id": "i", "domain": "d", "group": "g", "label": "red", "predicted": "red",
             "probabilities": [1.0, 0.0, 0.0], "embedding": [float(offset)] * 3, "width": 1, "height": 1, "thumbnail": b"",
+            "look": None,
         }  # fmt: skip
         write_table(folder / name, read_back(row))
     assert load(registry, digest).embeddings[0, 0] == 0
