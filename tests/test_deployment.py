@@ -263,7 +263,10 @@ class Receiver(BaseHTTPRequestHandler):
 
 
 def test_each_news_is_one_message_and_a_receiver_that_is_down_costs_none(
-    deployed: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    deployed: PrefectServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
@@ -281,6 +284,9 @@ def test_each_news_is_one_message_and_a_receiver_that_is_down_costs_none(
 
     def subjects() -> list[str]:
         return [message["title"] for message in Receiver.got]
+
+    # The server is shared with other tests' flows, which would go on telling a receiver that is gone.
+    request.addfinalizer(lambda: CustomWebhookNotificationBlock.delete("visionloop"))
 
     assert watch(draw=False, return_state=True).is_completed(), "without a block nothing is sent"
     with listening(Receiver) as url:
