@@ -17,9 +17,10 @@ from sklearn.mixture import GaussianMixture
 from benchmarks.drift_draws import Stack
 from benchmarks.drift_images import CHANGED, KINDS, Measured
 from benchmarks.drift_ours import reference_of, window_of
-from monitoring.drift import compared, log10_threshold, yardstick
+from monitoring.direction import Direction
+from monitoring.drift import compared, log10_threshold, seen, yardstick
 from monitoring.evidence import BLOCK, FAMILIES, ODDS, Yardstick
-from monitoring.wealth import prior
+from monitoring.wealth import gains, prior
 from pipeline.intervals import wilson
 
 LEVEL = 0.05
@@ -94,8 +95,8 @@ class World:
         )
 
 
-def first_crossing(measure: Yardstick, happened: np.ndarray, bar: float) -> int | None:
-    """How many images, rows of ``happened`` (n, events), it takes until the evidence is ``bar`` (natural logarithm).
+def first_crossing(measure: Yardstick, happened: np.ndarray, chance: np.ndarray, bar: float) -> int | None:
+    """How many images, rows of (n, events), it takes until the evidence is ``bar`` (natural logarithm).
 
     The average of ``monitoring.wealth`` over starting times, for all images at once: the same sums in another order
     (a test holds the two together). Images are independent here, so no burst is thinned.
@@ -107,17 +108,12 @@ def first_crossing(measure: Yardstick, happened: np.ndarray, bar: float) -> int 
     total = np.zeros(n)
     for index, event in enumerate(measure.events):
         share = 1.0 / (len(FAMILIES) * families.count(event.family) * len(ODDS))
-        for odds in ODDS:
-            total += share * rest
-            if event.chance >= 1.0 - 1e-9:
-                total += share * (1.0 - rest)
-                continue
-            win = np.log((event.chance + odds * (1 - event.chance)) / event.chance)
-            path = np.cumsum(np.where(happened[:, index], win, np.log1p(-odds)))
+        for log_gains in gains(happened[:, index], chance[:, index]).T:
+            path = np.cumsum(log_gains)
             starts = np.concatenate([[0.0], path])[:-1][::BLOCK]  # before the first image of each block
             stakes = np.logaddexp.accumulate(np.log(weights) - starts)
             # Far past any alarm: no overflow.
-            total += share * np.exp(np.minimum(path + np.repeat(stakes, BLOCK)[:n], 600.0))
+            total += share * (rest + np.exp(np.minimum(path + np.repeat(stakes, BLOCK)[:n], 600.0)))
     crossed = np.flatnonzero(np.log(total) >= bar)
     return int(crossed[0]) + 1 if len(crossed) else None
 
@@ -138,8 +134,10 @@ class Year:
 
     def alarm(self, part: Measured) -> int | None:
         """How many images the product's evidence takes to alarm; None where it doesn't."""
-        happened = self.measure.happened(window_of(part, self.world.classes))
-        return first_crossing(self.measure, happened, self.bar)
+        direction = Direction.of(self.measure)
+        return first_crossing(
+            self.measure, *seen(self.measure, direction, window_of(part, self.world.classes)), self.bar
+        )
 
     def called(self, part: Measured) -> bool:
         """Whether one look at a window, at a level of .05, calls it drift."""

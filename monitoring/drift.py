@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from monitoring.direction import Direction
 from monitoring.estimate import Estimate, estimate
-from monitoring.evidence import Event, Yardstick, distances
+from monitoring.evidence import SHIFT, Event, Yardstick, distances
 from monitoring.reference import Reference
 from monitoring.two_sample import Comparison, compare
 from monitoring.wealth import Wealth
@@ -70,19 +71,35 @@ def log10_threshold(alpha: float) -> float:
     return float(-np.log10((1.0 - DELTA_SHARE) * alpha))
 
 
+def seen(measure: Yardstick, direction: Direction, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """(n, events) what happened in the window, and how often it may; ``direction`` takes the images in."""
+    happened = measure.happened(window)
+    chance = np.tile([event.chance for event in measure.events], (len(window), 1))
+    learned = [event.statistic == SHIFT for event in measure.events]
+    happened[:, learned], chance[:, learned] = direction.take(window.embeddings)
+    return happened, chance
+
+
 def observe(
-    measure: Yardstick, wealth: Wealth, window: Window, *, alpha: float, permutations: int, seed: int
+    measure: Yardstick,
+    wealth: Wealth,
+    direction: Direction,
+    window: Window,
+    *,
+    alpha: float,
+    permutations: int,
+    seed: int,
 ) -> Decision:
     """Take the window into ``wealth`` image by image, and compare it with the reference as a batch."""
-    happened = measure.happened(window)
+    happened, chance = seen(measure, direction, window)
     embeddings = window.embeddings.astype(np.float64)
     threshold = log10_threshold(alpha)
     alarm_at = None
     for row in range(len(window)):
-        log_e = wealth.step(happened[row], embeddings[row], measure.near)
+        log_e = wealth.step(happened[row], chance[row], embeddings[row], measure.near)
         if alarm_at is None and log_e / np.log(10) >= threshold:
             alarm_at = wealth.seen
-    leads, onset = _leads(measure.events, wealth, happened)
+    leads, onset = _leads(measure.events, wealth, happened, chance)
     rng = np.random.default_rng([seed, wealth.seen])
     batch = compared(measure.reference, window, permutations, rng)
     return Decision(
@@ -101,7 +118,9 @@ def observe(
     )
 
 
-def _leads(events: list[Event], wealth: Wealth, happened: np.ndarray) -> tuple[tuple[Lead, ...], int]:
+def _leads(
+    events: list[Event], wealth: Wealth, happened: np.ndarray, chance: np.ndarray
+) -> tuple[tuple[Lead, ...], int]:
     """The three statistics that carry most of the evidence, each by its strongest event; and since when."""
     by_event = wealth.by_event() / np.log(10)
     strongest: dict[tuple[str, str], int] = {}
@@ -113,7 +132,7 @@ def _leads(events: list[Event], wealth: Wealth, happened: np.ndarray) -> tuple[t
             statistic=events[index].statistic,
             direction=events[index].direction,
             share=float(happened[:, index].mean()),
-            chance=events[index].chance,
+            chance=float(chance[:, index].mean()),
             log10_e=float(by_event[index]),
         )
         for index in chosen

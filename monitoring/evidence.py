@@ -2,7 +2,8 @@
 
 For each statistic (novelty of the embedding, the image statistics, confidence, predicted class) a few
 *events* are fixed from the held-out reference before any production image is seen: "brighter than the
-reference's r-th brightest". Of m exchangeable reference values the chance of a new one beyond the r-th
+reference's r-th brightest" (one more is learned from the images before, see ``monitoring.direction``). Of m
+exchangeable reference values the chance of a new one beyond the r-th
 largest is Beta(r, m + 1 - r) distributed over the draw of the reference; its upper delta-quantile bounds the
 chance given *this* reference, with confidence 1 - delta. That is the calibration-conditional form of a
 conformal p-value (Bates, Candes, Lei, Romano, Sesia, "Testing for outliers with conformal p-values", Annals
@@ -41,16 +42,22 @@ TAILS = (0.0, 0.05, 0.15, 0.35)
 """Shares of the reference beyond an event's threshold; 0 is beyond all of it."""
 ODDS = (0.1, 0.3, 0.6, 0.9)
 """Bets: the event's chance moved from its bound u to u + odds * (1 - u)."""
+SHIFT = "shift"
 FAMILIES = ("embedding", "statistics", "predictions")
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something an image may do, and the largest chance of it without drift."""
+    """Something an image may do, and the largest chance of it without drift.
+
+    Attributes:
+        direction: up | down; of a class: more | less.
+        threshold, chance: of ``shift``, which ``monitoring.direction`` learns as it goes, the tail and 1.
+    """
 
     family: str
     statistic: str
-    direction: str  # up | down; of a class: more | less
+    direction: str
     threshold: float
     chance: float
 
@@ -63,7 +70,7 @@ class Yardstick:
     delta: float
 
     @cached_property
-    def _parts(self) -> tuple[np.ndarray, np.ndarray]:
+    def parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the images that novelty is measured against, and of those that calibrate it."""
         order = sorted(set(self.reference.groups), key=lambda group: hashlib.sha256(group.encode()).digest())
         against: set[str] = set()
@@ -81,7 +88,7 @@ class Yardstick:
 
     @cached_property
     def _anchors(self) -> np.ndarray:
-        return self.reference.embeddings[self._parts[0]].astype(np.float64)
+        return self.reference.embeddings[self.parts[0]].astype(np.float64)
 
     def novelty(self, embeddings: np.ndarray) -> np.ndarray:
         """(n, d) -> (n,) mean distance to the nearest images of the reference's first part."""
@@ -92,7 +99,7 @@ class Yardstick:
     @cached_property
     def calibration_novelty(self) -> np.ndarray:
         """Novelty of the held-out images that calibrate it."""
-        return self.novelty(self.reference.embeddings[self._parts[1]])
+        return self.novelty(self.reference.embeddings[self.parts[1]])
 
     @cached_property
     def usual_novelty(self) -> float:
@@ -104,7 +111,7 @@ class Yardstick:
         """Embeddings closer than this are one scene: almost no two groups of the reference are."""
         own = self._anchors[:1000]
         squared = distances(own, own)
-        groups = np.array([hash_of(self.reference.groups[i]) for i in self._parts[0][:1000]])
+        groups = np.array([hash_of(self.reference.groups[i]) for i in self.parts[0][:1000]])
         squared[groups[:, None] == groups[None, :]] = np.inf
         nearest = np.sqrt(squared.min(axis=1))
         return float(np.quantile(nearest[np.isfinite(nearest)], 0.02)) if np.isfinite(nearest).any() else 0.0
@@ -112,7 +119,7 @@ class Yardstick:
     @cached_property
     def _usual(self) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Of the part that novelty is measured against: the domains, and (domains, looks) the middle and the spread."""
-        r, (against, _) = self.reference, self._parts
+        r, (against, _) = self.reference, self.parts
         looks = np.column_stack([r.statistics, r.confidence])
         names = sorted(set(r.domains))
         own = [looks[[i for i in against if r.domains[i] == name]] for name in names]
@@ -139,16 +146,15 @@ class Yardstick:
     def events(self) -> list[Event]:
         r = self.reference
         everyone = r.representatives
-        _, calibrating = self._parts
+        _, calibrating = self.parts
         # Which domain is likeliest is fitted to the part that novelty is measured against, so that part can't calibrate it.
         judged = everyone if len(set(r.domains)) == 1 else calibrating
         looks = self._looks(r.statistics[judged], r.confidence[judged])
         columns = [("embedding", "novelty", self.calibration_novelty, calibrating)]
         columns += [("statistics", name, looks[:, i], judged) for i, name in enumerate(STATISTICS)]
         columns += [("predictions", "confidence", looks[:, -1], judged)]
-        count = len(columns) * 2 * len(TAILS) + 2 * len(r.classes)
-        delta = self.delta / (count * len(set(r.domains)))
-        found = []
+        delta = self.event_delta
+        found = [Event("embedding", SHIFT, "up", tail, 1.0) for tail in TAILS]
         for family, statistic, values, indices in columns:
             for direction, sign in (("up", 1.0), ("down", -1.0)):
                 for tail in TAILS:
@@ -160,6 +166,13 @@ class Yardstick:
                 Event("predictions", name, "less", 0.0, self._class_bound(name, everyone, delta, more=False)),
             ]
         return found
+
+    @property
+    def event_delta(self) -> float:
+        """What one event may spend in one domain: equal shares."""
+        statistics = len(STATISTICS) + len(("novelty", "confidence"))
+        count = statistics * 2 * len(TAILS) + len(TAILS) + 2 * len(self.reference.classes)
+        return self.delta / (count * len(set(self.reference.domains)))
 
     def _bound(
         self, values: np.ndarray, indices: np.ndarray, tail: float, delta: float
@@ -183,14 +196,16 @@ class Yardstick:
         return float(max(chances))
 
     def happened(self, window: Window) -> np.ndarray:
-        """(n, events) bool."""
+        """(n, events) bool; of ``shift`` nothing."""
         looks = self._looks(window.statistics, window.confidence)
         values = {"novelty": self.novelty(window.embeddings), "confidence": looks[:, -1]}
         values |= {name: looks[:, i] for i, name in enumerate(STATISTICS)}
         labels = np.array(window.labels)
         columns = []
         for event in self.events:
-            if event.direction in ("more", "less"):
+            if event.statistic == SHIFT:
+                columns.append(np.zeros(len(window), dtype=bool))
+            elif event.direction in ("more", "less"):
                 columns.append((labels == event.statistic) == (event.direction == "more"))
             else:
                 sign = 1.0 if event.direction == "up" else -1.0

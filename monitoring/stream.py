@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from monitoring.direction import Direction
 from monitoring.drift import Decision, observe, yardstick
 from monitoring.evidence import Yardstick
 from monitoring.journal import Journal
@@ -20,7 +21,7 @@ MARKS = 500
 
 @dataclass
 class Stream:
-    """State between wake-ups is the journal's ``streams`` row: the cursor, the wealth, the marks.
+    """State between wake-ups is the journal's ``streams`` row: the cursor, the wealth, the direction, the marks.
 
     ``alarmed`` is the episode that the evidence last opened; ``calm`` whether the evidence has been down to
     nothing since that one ended.
@@ -33,6 +34,7 @@ class Stream:
     params: Params
     measure: Yardstick
     wealth: Wealth
+    direction: Direction
     log: Log
     marks: list[list[Any]]
     alarmed: str | None
@@ -49,6 +51,7 @@ class Stream:
         size = reference.embeddings.shape[1]
         # Images that a restart has passed over stay so: the cursor knows only the segments from then on.
         since = _utc(evidence.get("since") or champion.since)
+        wealth = Wealth.from_dict(measure.events, evidence.get("wealth", {}))
         return cls(
             name=name,
             champion=champion.digest,
@@ -56,7 +59,8 @@ class Stream:
             workspace=workspace,
             params=params,
             measure=measure,
-            wealth=Wealth.from_dict(measure.events, evidence.get("wealth", {})),
+            wealth=wealth,
+            direction=Direction.from_dict(measure, evidence.get("direction", {}) if wealth.seen else {}),
             log=Log(
                 workspace.log,
                 champion.digest,
@@ -88,6 +92,7 @@ class Stream:
         decision = observe(
             self.measure,
             self.wealth,
+            self.direction,
             window,
             alpha=watch.alpha,
             permutations=watch.permutations,
@@ -100,6 +105,7 @@ class Stream:
         """Write cursor and evidence; inside the transaction that journals the decision."""
         evidence = {
             "wealth": self.wealth.to_dict(),
+            "direction": self.direction.to_dict(),
             "marks": self.marks,
             "alarmed": self.alarmed,
             "calm": self.calm,
@@ -109,7 +115,7 @@ class Stream:
 
     def restart(self, after: datetime) -> None:
         """Drop the evidence, and the images up to ``after``: the next alarm has to come from later ones."""
-        self.wealth = Wealth(self.measure.events)
+        self.wealth, self.direction = Wealth(self.measure.events), Direction.of(self.measure)
         self.marks, self.alarmed, self.calm = [], None, False
         log = self.log
         self.log = Log(

@@ -13,7 +13,7 @@ import numpy as np
 
 from monitoring.evidence import BLOCK, BURST, FAMILIES, HEAD_START, ODDS, Event
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -43,24 +43,18 @@ class Wealth:
         self.wealth = np.full(shape, -np.inf)
         self.gain = np.zeros(shape)
         self.onset = np.zeros(shape, dtype=int)
-        chance = np.array([event.chance for event in self.events])[:, None]
-        odds = np.array(ODDS)[None, :]
-        # A chance of 1 is an event that can't be bet on.
-        certain = chance >= 1.0 - 1e-9
-        self._win = np.where(certain, 0.0, np.log((chance + odds * (1 - chance)) / np.maximum(chance, 1e-12)))
-        self._lose = np.where(certain, 0.0, np.log1p(-odds))
         share = np.array([event.family for event in self.events])
         weights = np.array([1.0 / (len(FAMILIES) * np.sum(share == event.family)) for event in self.events])
         self._log_weight = np.log(weights)[:, None] - np.log(len(ODDS))
 
-    def step(self, happened: np.ndarray, embedding: np.ndarray, near: float) -> float:
-        """Take in one image; the log e-value after it.
+    def step(self, happened: np.ndarray, chance: np.ndarray, embedding: np.ndarray, near: float) -> float:
+        """Take in one image: (events,) what happened, and the largest chance of it; the log e-value after it.
 
         An image within ``near`` of one of the last that counted can lower the wealth but not raise it:
         twenty shots of one odd part are one piece of evidence. One in ``BURST`` counts again, so that a
         camera which sends the same black frame for ever is seen.
         """
-        log_e = np.where(happened[:, None], self._win, self._lose)
+        log_e = gains(happened, chance)
         if self._repeats(embedding, near):
             self.repeats += 1
             log_e = np.minimum(log_e, 0.0)
@@ -123,6 +117,14 @@ class Wealth:
         wealth.onset = np.array(raw["onset"], dtype=int)
         wealth.counted.extend((position, np.array(other)) for position, other in raw["counted"])
         return wealth
+
+
+def gains(happened: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """(..., events) -> (..., events, bets) log of what each bet makes of it. A chance of 1 can't be bet on."""
+    bound, odds = chance[..., None], np.array(ODDS)
+    certain = bound >= 1.0 - 1e-9
+    win = np.log((bound + odds * (1 - bound)) / np.maximum(bound, 1e-12))
+    return np.where(certain, 0.0, np.where(happened[..., None], win, np.log1p(-odds)))
 
 
 def _same(events: Sequence[Event], raw: Sequence[Sequence[Any]]) -> bool:

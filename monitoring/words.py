@@ -6,6 +6,7 @@ from itertools import groupby
 from monitoring import label_queue
 from monitoring.accuracy import hits_of
 from monitoring.drift import Decision
+from monitoring.evidence import SHIFT
 from monitoring.journal import Episode, Journal, Step
 from monitoring.leases import holder
 from monitoring.observation import queue_of
@@ -69,6 +70,8 @@ def _event(statistic: str, direction: str) -> str:
         return f"Class {statistic!r} is predicted"
     if direction == "less":
         return f"Another class than {statistic!r} is predicted"
+    if statistic == SHIFT:
+        return "The embedding lies unusually far along the direction that the images before had taken"
     word = {"novelty": "distance to known images", "confidence": "model confidence"}.get(statistic, statistic)
     return f"Unusually {'high' if direction == 'up' else 'low'} {word}"
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from monitoring.drift import log10_threshold, matched, observe, yardstick
+from monitoring.direction import Direction
+from monitoring.drift import Decision, log10_threshold, matched, observe, seen, yardstick
 from monitoring.evidence import TAILS, Yardstick
 from monitoring.reference import Reference
 from monitoring.two_sample import Comparison, class_shares, compare, holm, kolmogorov_smirnov, mmd
@@ -97,11 +98,22 @@ def window_of(
     return Window(tuple(rows), NAMES)
 
 
-def alarm_at(measure: Yardstick, wealth: Wealth, window: Window, alpha: float) -> int | None:
-    """How many of the window's images it took; None without an alarm."""
-    before = wealth.seen
-    decision = observe(measure, wealth, window, alpha=alpha, permutations=99, seed=0)
-    return None if decision.alarm_at is None else decision.alarm_at - before
+class Watching:
+    """The evidence of one champion's stream, from its first image."""
+
+    def __init__(self, measure: Yardstick) -> None:
+        self.measure, self.wealth, self.direction = measure, Wealth(measure.events), Direction.of(measure)
+
+    def take(self, window: Window, alpha: float = 0.01) -> Decision:
+        return observe(
+            self.measure, self.wealth, self.direction, window, alpha=alpha, permutations=199, seed=0
+        )
+
+    def alarm_at(self, window: Window) -> int | None:
+        """How many of the window's images it took; None without an alarm."""
+        before = self.wealth.seen
+        at = self.take(window).alarm_at
+        return None if at is None else at - before
 
 
 @pytest.mark.slow
@@ -113,15 +125,16 @@ def test_false_alarms_stay_under_alpha_over_long_streams_of_fresh_images() -> No
         stream = Stream(1000 + life)
         measure = yardstick(stream.reference((60, 100, 200)[life % 3]), alpha)
         wealth = Wealth(measure.events)
-        happened, points = _seen(measure, stream.window(600))
         threshold = log10_threshold(alpha) * np.log(10)
-        log_e = [wealth.step(row, point, measure.near) for row, point in zip(happened, points, strict=True)]
+        log_e = [wealth.step(*image, measure.near) for image in images_of(measure, stream.window(600))]
         alarms += max(log_e) >= threshold
     assert alarms <= alpha * lives
 
 
-def _seen(measure: Yardstick, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    return measure.happened(window), window.embeddings.astype(np.float64)
+def images_of(measure: Yardstick, window: Window) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What ``Wealth.step`` takes, image by image."""
+    happened, chance = seen(measure, Direction.of(measure), window)
+    return list(zip(happened, chance, window.embeddings.astype(np.float64), strict=True))
 
 
 @pytest.mark.slow
@@ -153,21 +166,18 @@ def test_an_alarm_comes_soon_after_a_shift_and_a_long_quiet_past_does_not_delay_
 ) -> None:
     stream = Stream(7)
     measure = yardstick(stream.reference(200), 0.01)
-    wealth = Wealth(measure.events)
-    assert alarm_at(measure, wealth, stream.window(1000), 0.01) is None
-    took = alarm_at(measure, wealth, stream.window(within, **shift), 0.01)
+    watching = Watching(measure)
+    assert watching.alarm_at(stream.window(1000)) is None
+    took = watching.alarm_at(stream.window(within, **shift))
     assert took is not None, "no alarm"
 
 
 def test_the_decision_says_what_moved_where_and_since_when() -> None:
     stream = Stream(3)
     measure = yardstick(stream.reference(200), 0.01)
-    wealth = Wealth(measure.events)
     points, statistics, chances = stream.draw(150)
     statistics[100:, 0] -= 0.4
-    decision = observe(
-        measure, wealth, window_of(points, statistics, chances), alpha=0.01, permutations=199, seed=0
-    )
+    decision = Watching(measure).take(window_of(points, statistics, chances))
     assert decision.alarm
     assert decision.alarm_at is not None
     assert 100 < decision.alarm_at <= 130
@@ -186,10 +196,10 @@ def test_a_burst_of_one_odd_part_is_no_alarm_and_a_dead_camera_is() -> None:
     odd = [np.repeat(column[:1], 200, axis=0) for column in stream.draw(1)]
     odd[0], odd[1] = odd[0] + 6.0, odd[1] - 0.4  # black, and like nothing known
     mixed = [np.concatenate([a[:60], b[:8], a[68:]]) for a, b in zip(usual, odd, strict=True)]
-    wealth = Wealth(measure.events)
-    assert alarm_at(measure, wealth, window_of(*mixed), 0.01) is None
-    assert wealth.repeats >= 7
-    took = alarm_at(measure, wealth, window_of(*odd), 0.01)
+    watching = Watching(measure)
+    assert watching.alarm_at(window_of(*mixed)) is None
+    assert watching.wealth.repeats >= 7
+    took = watching.alarm_at(window_of(*odd))
     assert took is not None
     assert took <= 120
 
@@ -203,11 +213,11 @@ def test_shots_of_a_part_side_by_side_are_no_alarm() -> None:
         measure = yardstick(stream.reference(100), 0.01)
         parts = [np.repeat(column, 4, axis=0) for column in stream.draw(120)]
         parts[0] = parts[0] + stream.rng.normal(0, 0.02, parts[0].shape)
-        happened, points = _seen(measure, window_of(*parts))
+        images = images_of(measure, window_of(*parts))
         for thinned in (True, False):
             wealth = Wealth(measure.events)
             near = measure.near if thinned else 0.0
-            log_e = [wealth.step(row, point, near) for row, point in zip(happened, points, strict=True)]
+            log_e = [wealth.step(*image, near) for image in images]
             alarms[thinned] += max(log_e) >= log10_threshold(0.01) * np.log(10)
     assert alarms[True] == 0
     assert alarms[False] >= 1
@@ -218,10 +228,10 @@ def test_any_mix_of_known_domains_is_no_drift_and_a_third_one_is() -> None:
     first, second = stream.draw(150), stream.draw(60, tone=-0.35, embedding=0.5)
     both = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
     measure = yardstick(reference_of(*both, domains=("old",) * 150 + ("new",) * 60), 0.01)
-    wealth = Wealth(measure.events)
-    assert alarm_at(measure, wealth, stream.window(300, tone=-0.35, embedding=0.5), 0.01) is None
-    assert alarm_at(measure, wealth, stream.window(300), 0.01) is None
-    assert alarm_at(measure, wealth, stream.window(100, tone=0.4), 0.01) is not None
+    watching = Watching(measure)
+    assert watching.alarm_at(stream.window(300, tone=-0.35, embedding=0.5)) is None
+    assert watching.alarm_at(stream.window(300)) is None
+    assert watching.alarm_at(stream.window(100, tone=0.4)) is not None
 
 
 def two_domains(stream: Stream, old: int, new: int) -> Yardstick:
@@ -235,7 +245,7 @@ def test_what_lies_between_two_known_domains_is_drift() -> None:
     """Neither the darkest nor the brightest: in the two domains' common range, and like neither."""
     stream = Stream(12)
     measure = two_domains(stream, 150, 60)
-    assert alarm_at(measure, Wealth(measure.events), stream.window(200, tone=-0.4), 0.01) is not None
+    assert Watching(measure).alarm_at(stream.window(200, tone=-0.4)) is not None
 
 
 @pytest.mark.slow
@@ -248,7 +258,7 @@ def test_no_false_alarm_while_two_known_domains_take_turns() -> None:
         old, new = stream.draw(500), stream.draw(500, tone=-0.8)
         dark = stream.rng.random(500) < (seed % 4) / 3
         mixed = [np.where(dark.reshape(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(old, new, strict=True)]
-        alarms += alarm_at(measure, Wealth(measure.events), window_of(*mixed), 0.01) is not None
+        alarms += Watching(measure).alarm_at(window_of(*mixed)) is not None
     assert alarms == 0
 
 
@@ -283,17 +293,17 @@ def test_grey_images_are_no_drift_when_the_reference_is_grey() -> None:
     measure = yardstick(reference_of(points, statistics, chances), 0.01)
     points, statistics, chances = stream.draw(300)
     statistics[:, 3] = 0.0
-    assert alarm_at(measure, Wealth(measure.events), window_of(points, statistics, chances), 0.01) is None
+    assert Watching(measure).alarm_at(window_of(points, statistics, chances)) is None
 
 
 def test_evidence_survives_a_restart_bit_by_bit() -> None:
     stream = Stream(6)
     measure = yardstick(stream.reference(100), 0.01)
-    happened, points = _seen(measure, stream.window(120, tone=0.05))
+    images = images_of(measure, stream.window(120, tone=0.05))
     whole, halves = Wealth(measure.events), Wealth(measure.events)
-    for index in range(120):
-        whole.step(happened[index], points[index], measure.near)
-        halves.step(happened[index], points[index], measure.near)
+    for index, image in enumerate(images):
+        whole.step(*image, measure.near)
+        halves.step(*image, measure.near)
         if index % 17 == 0:
             halves = Wealth.from_dict(measure.events, json.loads(json.dumps(halves.to_dict())))
     assert halves.log_e == whole.log_e
@@ -308,7 +318,7 @@ def test_evidence_of_other_events_is_not_taken_over() -> None:
     stream = Stream(6)
     measure, other = (yardstick(stream.reference(100), 0.01) for _ in range(2))
     wealth = Wealth(measure.events)
-    wealth.step(np.ones(len(measure.events), dtype=bool), np.zeros(24), 0.0)
+    wealth.step(*images_of(measure, stream.window(1))[0], 0.0)
     assert Wealth.from_dict(measure.events, wealth.to_dict()).seen == 1
     assert Wealth.from_dict(other.events, wealth.to_dict()).seen == 0
 

@@ -6,7 +6,8 @@ from benchmarks.drift_batch import Judgement, Rate, summary
 from benchmarks.drift_draws import Cell, Draw, Stack, cells, draws
 from benchmarks.drift_images import CHANGED, KINDS, LEVELS, Measured, Watched
 from benchmarks.drift_years import first_crossing
-from monitoring.drift import log10_threshold, yardstick
+from monitoring.direction import Direction
+from monitoring.drift import log10_threshold, seen, yardstick
 from monitoring.wealth import Wealth
 from tests.test_drift import Stream, window_of
 
@@ -17,13 +18,13 @@ def test_a_year_at_once_is_the_products_evidence_image_by_image() -> None:
     quiet, dark = stream.draw(120), stream.draw(60)
     dark[1][:, 0] -= 0.3
     both = [np.concatenate(pair) for pair in zip(quiet, dark, strict=True)]
-    happened = measure.happened(window_of(*both))
+    happened, chance = seen(measure, Direction.of(measure), window_of(*both))
     wealth, bar = Wealth(measure.events), log10_threshold(0.01) * np.log(10)
-    log_e = [wealth.step(row, np.zeros(24), 0.0) for row in happened]
+    log_e = [wealth.step(*image, np.zeros(24), 0.0) for image in zip(happened, chance, strict=True)]
     first = next(number for number, value in enumerate(log_e, start=1) if value >= bar)
     assert first > 120
-    assert first_crossing(measure, happened, bar) == first
-    assert first_crossing(measure, happened[:120], bar) is None
+    assert first_crossing(measure, happened, chance, bar) == first
+    assert first_crossing(measure, happened[:120], chance[:120], bar) is None
 
 
 def stack() -> Stack:

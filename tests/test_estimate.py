@@ -15,7 +15,7 @@ from monitoring.sensitivity import smallest
 from monitoring.watch import wake
 from monitoring.wealth import Wealth
 from tests.monitored import START, World, answer, params_for_tests, promote, workspace_at
-from tests.test_drift import Stream, window_of
+from tests.test_drift import Stream, images_of, window_of
 from tests.test_watch import drifted, label
 
 
@@ -111,8 +111,8 @@ def test_the_smallest_change_is_the_one_that_half_of_the_streams_show() -> None:
             points, statistics, chances = stream.draw(25)
             statistics[:, 0] -= change
             wealth = Wealth(measure.events)
-            happened = measure.happened(window_of(points, statistics, chances))
-            log_e = [wealth.step(row, point, 0.0) for row, point in zip(happened, points, strict=True)]
+            window = window_of(points, statistics, chances)
+            log_e = [wealth.step(*image, 0.0) for image in images_of(measure, window)]
             count += max(log_e) >= bar
         return count
 
