@@ -2,11 +2,12 @@
 
     python -m benchmarks.engine                      # grocery20, mobilenetv2_100, some 6 minutes on two cores
 
-- loop: images a second of an epoch (decoded views augmented, standardised, loss, clipping, step) over those of
-  bare forward, backward and step on one resident batch: same network, precision, layout and threads.
+- loop: images a second of an epoch as the product trains (decoded views augmented, standardised, loss, clipping,
+  step, moving average) over those of bare forward, backward and step on one resident batch: same network from the
+  same start, precision, layout, optimizer and threads.
 - frozen: the second reading of all frozen features over the first, which computes them.
 - partial: images a second of the top layers on cached activations over those of the same layers trained
-  through the whole network.
+  through the whole network, at several depths: the fewer layers are trained, the more the cache is worth.
 """
 
 import argparse
@@ -33,7 +34,6 @@ from pipeline import train
 from pipeline.artifacts import Workspace
 from pipeline.params import Params
 from pipeline.transfer import speed
-from pipeline.transfer.boundary import UNFROZEN as TOP
 from pipeline.transfer.cut import cut
 from pipeline.transfer.device import deterministic, pick_device
 from pipeline.transfer.features import cached_activations, cached_features, kinds
@@ -50,6 +50,11 @@ WHAT = (
 )
 BATCH = 32
 BATCHES = 8  # of a window
+DEPTHS = (
+    0.1,
+    0.25,
+    0.5,
+)  # of the layers, from the top; partial trains half of them where nothing else is asked for
 
 
 def task_of(prepared: Prepared) -> Task:
@@ -62,7 +67,7 @@ def task_of(prepared: Prepared) -> Task:
 
 def flags_of(task: Task) -> Flags:
     """What speed.py finds fastest for full fine-tuning here."""
-    classifier = task.network(_zeros(task))
+    classifier = task.network(_head(task))
     freeze(classifier, 0.0, keep_statistics=True)
     inputs = pixel_feed(task).plain(task.data.train[:BATCH]).cpu()
     chosen = speed.decide(
@@ -75,7 +80,7 @@ def flags_of(task: Task) -> Flags:
 
 def loop(task: Task, flags: Flags) -> dict[str, Callable[[], float]]:
     """Images a second of our loop, and of the bare arithmetic."""
-    classifier = task.network(_zeros(task))
+    classifier = task.network(_head(task))
     freeze(classifier, 0.0, keep_statistics=True)
     bare = copy.deepcopy(classifier).to(task.device, memory_format=_layout(flags)).train()
     inputs = pixel_feed(task).batch(task.data.train[:BATCH], 0).contiguous(memory_format=_layout(flags))
@@ -97,13 +102,13 @@ def loop(task: Task, flags: Flags) -> dict[str, Callable[[], float]]:
     }
 
 
-def partial(task: Task, flags: Flags) -> dict[str, Callable[[], float]]:
-    """Images a second of the top layers: on cached activations, and through the whole network."""
-    uncached = task.network(_zeros(task))
-    freeze(uncached, 1 - TOP, keep_statistics=True)
+def partial(task: Task, flags: Flags, top: float) -> dict[str, Callable[[], float]]:
+    """Images a second of the ``top`` share of the layers: on cached activations, and through the whole network."""
+    uncached = task.network(_head(task))
+    freeze(uncached, 1 - top, keep_statistics=True)
     cached = copy.deepcopy(uncached)
-    freeze(cached, 1 - TOP, keep_statistics=True)
-    lower, upper, place = cut(cached, lowest_trained(cached.backbone, 1 - TOP))
+    freeze(cached, 1 - top, keep_statistics=True)
+    lower, upper, place = cut(cached, lowest_trained(cached.backbone, 1 - top))
     stores = [
         cached_activations(
             task.workspace, task.backbone, lower, place, task.pixels, task.data.image_ids,
@@ -129,13 +134,18 @@ def frozen(task: Task) -> tuple[float, float]:
     return taken[0], taken[1]
 
 
-def _zeros(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    count = len(task.data.classes)
-    return np.zeros((count, task.backbone.width), np.float32), np.zeros(count, np.float32)
+def _head(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Random, as large as a fresh linear layer's: under zeros no gradient reaches the backbone, which is not training."""
+    count, bound = len(task.data.classes), task.backbone.width**-0.5
+    weight = np.random.default_rng(0).uniform(-bound, bound, (count, task.backbone.width))
+    return weight.astype(np.float32), np.zeros(count, np.float32)
 
 
 def _recipe(task: Task, flags: Flags) -> Recipe:
-    return Recipe(epochs=1000, seed=0, learning_rate=1e-6, batch_size=BATCH, device=task.device, flags=flags)
+    return Recipe(
+        epochs=1000, seed=0, learning_rate=1e-6, batch_size=BATCH, average=task.train.average,
+        device=task.device, flags=flags,
+    )  # fmt: skip
 
 
 def _steps(task: Task, classifier: Any, flags: Flags) -> Steps:
@@ -198,16 +208,14 @@ def main() -> int:
             name = f"training speed, {speed.words(flags)}"
             figures = interleave(loop(task, flags), state="warm", windows=options.windows)
             result.rows.append(_row(case, name, "bare", figures))
-            figures = interleave(partial(task, flags), state="warm", windows=options.windows)
-            result.rows.append(
-                _row(case, f"top {TOP:.0%} of the layers, cached activations", "uncached", figures)
-            )
+            result.details = {"shape": side(task), name: figures}
+            for top in DEPTHS:
+                figures = interleave(partial(task, flags, top), state="warm", windows=options.windows)
+                measure = f"top {top:.0%} of the layers, cached activations"
+                result.rows.append(_row(case, measure, "uncached", figures))
+                result.details[measure] = figures
             seconds = {"visionloop": [again], "first": [first]}
             result.rows.append(_row(case, "frozen features, read again", "first", seconds, unit="s"))
-            result.details = {
-                "figures": figures,
-                "shape": side(task),
-            }
     return 0
 
 

@@ -48,6 +48,7 @@ def everything(results: Sequence[dict[str, Any]]) -> str:
                 "",
                 _table(result["rows"]),
                 "",
+                *_own_table(result.get("details", {}).get("table")),
                 _origin(result),
                 "",
             ]
@@ -70,8 +71,16 @@ def _has_headline(result: dict[str, Any]) -> bool:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = [HEAD, tuple("---" for _ in HEAD), *(_cells(row) for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return _lines(HEAD, [_cells(row) for row in rows])
+
+
+def _own_table(table: dict[str, Any] | None) -> list[str]:
+    """What a benchmark shows besides its comparisons: {"head", "rows"} of texts, in its details."""
+    return [] if table is None else [_lines(table["head"], table["rows"]), ""]
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---" for _ in head], *rows])
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

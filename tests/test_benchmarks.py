@@ -243,6 +243,15 @@ class TestTable:
         assert page.startswith(f"before\n{table.BEGIN}\n| on |")
         assert page.endswith(f"{table.END}\nafter\n")
 
+    def test_a_benchmark_may_bring_a_table_of_its_own(self, tmp_path: Path) -> None:
+        result = recorded(tmp_path, "speed", row())
+        own = {"head": ["strategy", "accuracy"], "rows": [["probe", ".9"], ["lora", ".8"]]}
+        page = table.everything([result | {"details": {"table": own}}])
+        assert (
+            "\n\n| strategy | accuracy |\n| --- | --- |\n| probe | .9 |\n| lora | .8 |\n\n`speed`: " in page
+        )
+        assert "strategy" not in table.everything([result])
+
     @pytest.mark.parametrize("page", ["none", f"{table.END}{table.BEGIN}", table.BEGIN * 2 + table.END])
     def test_a_page_without_a_place_is_refused(self, page: str) -> None:
         with pytest.raises(TableError):
