@@ -7,7 +7,7 @@ import numpy as np
 
 from monitoring.direction import Direction
 from monitoring.estimate import Estimate, estimate
-from monitoring.evidence import SHIFT, Event, Yardstick, distances
+from monitoring.evidence import Event, Yardstick, distances
 from monitoring.reference import Reference
 from monitoring.two_sample import Comparison, compare
 from monitoring.wealth import Wealth
@@ -22,8 +22,9 @@ DELTA_SHARE = 0.5
 class Lead:
     """One event that the evidence rests on: how often it happened, and how often it may without drift."""
 
+    family: str
     statistic: str
-    direction: str  # up | down | more | less
+    direction: str  # up | down; of a class: more | less
     share: float
     chance: float
     log10_e: float
@@ -75,7 +76,7 @@ def seen(measure: Yardstick, direction: Direction, window: Window) -> tuple[np.n
     """(n, events) what happened in the window, and how often it may; ``direction`` takes the images in."""
     happened = measure.happened(window)
     chance = np.tile([event.chance for event in measure.events], (len(window), 1))
-    learned = [event.statistic == SHIFT for event in measure.events]
+    learned = [event.learned for event in measure.events]
     happened[:, learned], chance[:, learned] = direction.take(window.embeddings)
     return happened, chance
 
@@ -123,12 +124,14 @@ def _leads(
 ) -> tuple[tuple[Lead, ...], int]:
     """The three statistics that carry most of the evidence, each by its strongest event; and since when."""
     by_event = wealth.by_event() / np.log(10)
-    strongest: dict[tuple[str, str], int] = {}
+    strongest: dict[tuple[str, str, str], int] = {}
     for index in np.argsort(-by_event):
-        strongest.setdefault((events[index].statistic, events[index].direction), int(index))
+        event = events[index]
+        strongest.setdefault((event.family, event.statistic, event.direction), int(index))
     chosen = list(strongest.values())[:3]
     leads = tuple(
         Lead(
+            family=events[index].family,
             statistic=events[index].statistic,
             direction=events[index].direction,
             share=float(happened[:, index].mean()),

@@ -44,6 +44,8 @@ ODDS = (0.1, 0.3, 0.6, 0.9)
 """Bets: the event's chance moved from its bound u to u + odds * (1 - u)."""
 SHIFT = "shift"
 FAMILIES = ("embedding", "statistics", "predictions")
+LEARNED = ("embedding", SHIFT)
+"""Family and statistic of what ``monitoring.direction`` says; a class may be called the same."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ class Event:
     direction: str
     threshold: float
     chance: float
+
+    @property
+    def learned(self) -> bool:
+        """Whether ``monitoring.direction`` says how it went."""
+        return (self.family, self.statistic) == LEARNED
+
+    @property
+    def of_class(self) -> bool:
+        """Whether ``statistic`` is a class's name, which may be that of a statistic."""
+        return self.direction in ("more", "less")
 
 
 @dataclass(frozen=True)
@@ -203,9 +215,9 @@ class Yardstick:
         labels = np.array(window.labels)
         columns = []
         for event in self.events:
-            if event.statistic == SHIFT:
+            if event.learned:
                 columns.append(np.zeros(len(window), dtype=bool))
-            elif event.direction in ("more", "less"):
+            elif event.of_class:
                 columns.append((labels == event.statistic) == (event.direction == "more"))
             else:
                 sign = 1.0 if event.direction == "up" else -1.0

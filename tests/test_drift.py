@@ -3,6 +3,7 @@
 import json
 import resource
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -12,9 +13,11 @@ from monitoring.direction import Direction
 from monitoring.drift import Decision, log10_threshold, matched, observe, seen, yardstick
 from monitoring.evidence import TAILS, Yardstick
 from monitoring.reference import Reference
+from monitoring.sensitivity import smallest
 from monitoring.two_sample import Comparison, class_shares, compare, holm, kolmogorov_smirnov, mmd
 from monitoring.wealth import Wealth, prior
 from monitoring.window import Row, Window
+from monitoring.words import evidence_in_words
 from tests.monitored import START
 
 NAMES = ("a", "b", "c", "d")
@@ -187,6 +190,29 @@ def test_the_decision_says_what_moved_where_and_since_when() -> None:
     assert lead.share > lead.chance
     assert decision.adjusted["brightness"] < 0.05 < decision.adjusted["contrast"]
     assert json.loads(json.dumps(decision.to_dict()))["images"] == 150
+
+
+def test_a_class_may_be_called_as_a_statistic_is() -> None:
+    """The same stream under such names says the same, and what leads is the class."""
+    names = dict(zip(NAMES, ("shift", "novelty", "confidence", "brightness"), strict=True))
+    stream = Stream(9)
+    plain = stream.reference(200)
+    called = replace(
+        plain, classes=tuple(names.values()), predicted=tuple(names[name] for name in plain.predicted)
+    )
+    window = stream.window(150, shares=(0.02, 0.02, 0.02, 0.94))
+    rows = tuple(replace(row, label=names[row.label]) for row in window.rows)
+    expected = Watching(yardstick(plain, 0.01)).take(window)
+    measure = yardstick(called, 0.01)
+    found = Watching(measure).take(Window(rows, called.classes))
+    assert expected.alarm
+    assert found.log10_e == expected.log10_e
+    assert found.adjusted == expected.adjusted
+    said = evidence_in_words(found, None)
+    assert said.startswith(
+        ("Class 'brightness' is predicted in ", "Another class than 'shift' is predicted in ")
+    )
+    assert smallest(measure, 40, 0.01) == smallest(yardstick(plain, 0.01), 40, 0.01)
 
 
 def test_a_burst_of_one_odd_part_is_no_alarm_and_a_dead_camera_is() -> None:
