@@ -27,6 +27,7 @@ from pipeline.transfer.folds import CrossValidation, cross_validate
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.linear import probe as fit_linear
 from pipeline.transfer.plan_test import Outcome, settle_plan
+from pipeline.transfer.prior import read_prior
 from pipeline.transfer.recipe import DivergedError, TooLargeError
 from pipeline.transfer.resume import forget
 from pipeline.transfer.strategies import STRATEGIES
@@ -64,7 +65,9 @@ def task_of(workspace: Workspace, params: Params, device: str) -> Task:
     limits = {"max_pixels": params.data.max_pixels, "max_bytes": params.data.max_bytes}
     pixels = views(workspace, data.paths, data.image_ids, backbone.preprocessing, **limits)
     curves = LiveCurves(workspace.curves) if distributed.first() else None
-    return Task(workspace, params.train, params.seed, data, plan, backbone, device, pixels, curves)
+    named = params.model.prior
+    prior = read_prior(workspace.root / named, data.classes, backbone.width) if named else None
+    return Task(workspace, params.train, params.seed, data, plan, backbone, device, pixels, curves, prior)
 
 
 def train(task: Task) -> Candidate:

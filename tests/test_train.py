@@ -22,6 +22,7 @@ from pipeline.transfer import features, soup, tuning
 from pipeline.transfer.checkpoint import load_checkpoint, read_checkpoint
 from pipeline.transfer.cut import Upper
 from pipeline.transfer.device import pick_device
+from pipeline.transfer.prior import write_prior
 from pipeline.transfer.resume import State
 from tests import tiny_training
 
@@ -286,8 +287,17 @@ def test_the_probes_logits_are_the_networks_own(weights: Path, tmp_path: Path) -
     from pipeline.transforms import Preprocessing
     from pipeline.views import views
 
-    info = trained(tmp_path / "w", weights, strategy="probe")
-    workspace = Workspace(tmp_path / "w", tmp_path / "w/var")
+    workspace = tiny_training.make(tmp_path / "w", weights, train={"strategy": "probe"})
+    params = json.loads(workspace.params.read_text())
+    params["model"]["prior"] = "prior.json"  # also where its weights start from what class names say
+    workspace.params.write_text(json.dumps(params))
+    with pytest.raises(ParamsError, match=r"prior\.json can't be read"):
+        train.run(workspace, Params.load(workspace.params))
+    embeddings = np.random.default_rng(0).normal(size=(3, 1024))
+    write_prior(workspace.root / "prior.json", tiny_training.CLASSES, embeddings)
+    assert train.run(workspace, Params.load(workspace.params)) == 0
+    info = read_checkpoint(workspace.checkpoint)
+    assert "model.prior says of the class names" in info["report"]
     rows = [row for row in read_table(workspace.split, SPLIT).to_pylist() if row["split"] == "validation"]
     preprocessing = Preprocessing.from_dict(info["preprocessing"])
     pixels = views(
