@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -417,6 +418,13 @@ def test_the_cost_counts_what_is_trained_and_no_clock(classifier: Classifier) ->
     # Its layers are counted, and the adapters, which work once a step, are not counted by image.
     assert adapted.forward == pytest.approx(whole.forward)
     assert whole.forward * 1.5 < adapted.train < whole.train
+    transformer = timm.create_model("test_vit", num_classes=0)
+    classifier = Classifier(transformer, transformer.num_features, 3)
+    whole = cost.measure(classifier, (3, 160, 160), "cpu")
+    adapt_layers(classifier, 4, 1.0, seed=0)
+    adapted = cost.measure(classifier, (3, 160, 160), "cpu")
+    # Most of its layers have none: only the gradient of their inputs is computed, not that of their weights.
+    assert whole.forward * 1.5 < adapted.train < 0.9 * whole.train
     assert cost.epochs_within(60, 25) == 2
     assert cost.epochs_within(60, 61) == 0
     assert cost.epochs_within(60, 0.1) == cost.MOST_EPOCHS
