@@ -122,6 +122,7 @@ class Model:
     backbone: str = "auto"
     weights: str = "bundled"
     image_size: int | None = None
+    prior: str | None = None
     candidates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

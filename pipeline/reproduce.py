@@ -107,7 +107,13 @@ def _fetch(workspace: Workspace, fresh: Workspace) -> dict[str, str]:
         if isinstance(out, str)
     ]
     for name in filter(
-        None, [*(source.path for source in params.data.sources), params.model.weights, params.train.target]
+        None,
+        [
+            *(source.path for source in params.data.sources),
+            params.model.weights,
+            params.model.prior,
+            params.train.target,
+        ],
     ):
         inside = not Path(name).is_absolute() and not any(Path(name).is_relative_to(out) for out in made)
         if inside and not (fresh.root / name).exists() and (workspace.root / name).exists():

@@ -4,7 +4,7 @@
     torchrun --standalone --nproc-per-node 2 -m pipeline train
 
 ``auto`` fits the probe on cached frozen features, tries the challenger that suits the amount of data where
-the budget allows an epoch, and keeps it only when it is better on validation by more than its noise. The
+the budget allows an epoch (fine-tuning, where the network can't be cut for partial), and keeps it only when it is better on validation by more than its noise. The
 budget is counted on a nominal machine (see transfer/cost.py), never by the clock. Killed, it goes on after
 the last finished epoch. ``train.processes`` starts torchrun on this machine's GPUs; for several machines
 start torchrun yourself.
@@ -20,14 +20,15 @@ from pipeline.params import Params
 from pipeline.plots import write_plot
 from pipeline.transfer import distributed
 from pipeline.transfer.checkpoint import save_checkpoint
-from pipeline.transfer.choice import compare, planned
+from pipeline.transfer.choice import INSTEAD, compare, planned
 from pipeline.transfer.curve import LiveCurves
 from pipeline.transfer.device import deterministic, pick_device
 from pipeline.transfer.folds import CrossValidation, cross_validate
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.linear import probe as fit_linear
 from pipeline.transfer.plan_test import Outcome, settle_plan
-from pipeline.transfer.recipe import DivergedError
+from pipeline.transfer.prior import read_prior
+from pipeline.transfer.recipe import DivergedError, TooLargeError
 from pipeline.transfer.resume import forget
 from pipeline.transfer.strategies import STRATEGIES
 from pipeline.transfer.task import Candidate, Task, select
@@ -64,7 +65,9 @@ def task_of(workspace: Workspace, params: Params, device: str) -> Task:
     limits = {"max_pixels": params.data.max_pixels, "max_bytes": params.data.max_bytes}
     pixels = views(workspace, data.paths, data.image_ids, backbone.preprocessing, **limits)
     curves = LiveCurves(workspace.curves) if distributed.first() else None
-    return Task(workspace, params.train, params.seed, data, plan, backbone, device, pixels, curves)
+    named = params.model.prior
+    prior = read_prior(workspace.root / named, data.classes, backbone.width) if named else None
+    return Task(workspace, params.train, params.seed, data, plan, backbone, device, pixels, curves, prior)
 
 
 def train(task: Task) -> Candidate:
@@ -74,6 +77,7 @@ def train(task: Task) -> Candidate:
         DataError: too few classes or images, an image that no longer decodes, or, where a strategy was asked
             for by name, a loss that is no number before a first epoch was finished.
         ParamsError: a strategy was asked for by name that this network or disk can't do.
+        StateError: memory is short, for a strategy asked for by name or one of several processes.
     """
     probe = fit_linear(task)
     asked: str = task.train.strategy
@@ -87,10 +91,13 @@ def train(task: Task) -> Candidate:
             report.append(tried[-1].report)
         except SkippedError as error:
             report.append(str(error))
-        except (DivergedError, ParamsError) as error:
+        except (DivergedError, ParamsError, TooLargeError) as error:
             if asked != "auto":
                 raise
             report.append(f"{name.capitalize()} was not possible: {error}.")
+            if name in INSTEAD and isinstance(error, ParamsError):
+                names.append(INSTEAD[name])
+                report.append(f"Instead, {names[-1]} is tried.")
     return _chosen(task, tried, [part for part in report if part])
 
 

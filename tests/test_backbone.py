@@ -110,6 +110,12 @@ def test_bundled_weights_are_said_to_be_for_the_sample(
     ("model", "kind", "words"),
     [
         ({"backbone": "mobilnetv3_smal_100"}, ParamsError, ["mobilenetv3_small_100"]),
+        ({"backbone": "clip", "weights": "none"}, ParamsError, ["nearest: resnet50_clip"]),
+        (
+            {"backbone": "resnet18.a1_in1kk", "weights": "none"},
+            ParamsError,
+            ["no weights 'a1_in1kk' of resnet18", "resnet18.a1_in1k,"],
+        ),
         ({"weights": "bundeld"}, WeightsError, ["did you mean 'bundled'", "no such file"]),
         ({"weights": "no/such/folder"}, WeightsError, ["no/such/folder"]),
         (

@@ -86,11 +86,20 @@ def test_the_weights_that_serve_all_domains_best_are_kept(best: float, words: st
     chosen = blend(
         before, after, snapshots,
         answer=lambda tensors: tensors["w"].numpy().copy(),
-        loss=lambda logits: float(abs(logits[0] - best)),
+        losses=lambda logits: abs(logits - best),
+        error=lambda differences: 0.1,
     )  # fmt: skip
     assert words in chosen.report
     assert chosen.tensors["w"].item() == pytest.approx(best)
     assert chosen.loss == pytest.approx(0, abs=1e-6)
+    lucky = blend(
+        before, after, snapshots,
+        answer=lambda tensors: tensors["w"].numpy().copy(),
+        losses=lambda logits: abs(logits - best),
+        error=lambda differences: 0.7,
+    )  # fmt: skip
+    assert "Neither" in lucky.report
+    assert lucky.tensors is after
 
 
 def test_the_average_follows_and_lends_its_place() -> None:
@@ -180,13 +189,45 @@ def test_what_params_ask_for_is_not_measured_against(tmp_path: Path, monkeypatch
     assert chosen.flags == speed.Flags(bfloat16=True, channels_last=False, compiled=False)
 
 
-def test_a_short_training_is_not_worth_a_measurement(tmp_path: Path) -> None:
+def test_a_short_training_is_not_worth_a_measurement_and_a_longer_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is remembered for trainings of its own length alone."""
+    with monkeypatch.context() as patch:
+        patch.setattr(speed, "_timed", lambda step, flags, times: 0.1 if flags.bfloat16 else 1.0)
+        chosen = [
+            speed.decide(
+                Workspace(tmp_path, tmp_path / "var"), Train(), Slow(), torch.zeros(4, 3, 2, 2), 3,
+                steps=steps, device="cpu", name="slow",
+            )
+            for steps in (10, 100)
+        ]  # fmt: skip
+    assert chosen[0].flags == speed.Flags()
+    assert "not worth a measurement" in chosen[0].reason
+    assert chosen[1].flags == speed.Flags(bfloat16=True)
+    assert decided(tmp_path, monkeypatch, 1.0, 1.0).flags == speed.Flags(bfloat16=True)  # as remembered
+
+
+@pytest.mark.parametrize("short", ["each", "bfloat16"])
+def test_arithmetic_that_does_not_fit_into_memory_is_not_taken(
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Slow.forward
+
+    def limited(self: Slow, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if short == "each" or torch.is_autocast_enabled("cpu"):
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Slow, "forward", limited)
+    monkeypatch.setattr(speed, "WORTH", 0.0)
     chosen = speed.decide(
-        Workspace(tmp_path, tmp_path / "var"), Train(), Slow(), torch.zeros(4, 3, 2, 2), 3,
-        steps=10, device="cpu", name="slow",
+        Workspace(tmp_path, tmp_path / "var"), Train(memory_format="channels_last"), Slow(),
+        torch.zeros(4, 3, 2, 2), 3, steps=10, device="cpu", name="slow",
     )  # fmt: skip
     assert chosen.flags == speed.Flags()
-    assert "not worth a measurement" in chosen.reason
+    assert ("does not fit into memory" in chosen.reason) == (short == "each")
+    assert len(list((tmp_path / "var").rglob("speed/*.json"))) == (short != "each")
 
 
 @pytest.mark.slow

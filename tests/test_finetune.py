@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -21,8 +22,9 @@ from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.freeze import freeze, layer_of, trained
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.loop import Tuned, fit
+from pipeline.transfer.lora import adapt_layers
 from pipeline.transfer.recipe import DivergedError, Recipe
-from pipeline.transfer.resume import State
+from pipeline.transfer.resume import State, unpack_optimizer
 from pipeline.transfer.steps import Labelled, Steps
 from pipeline.transfer.tuning import logits_of
 from tests import tiny_training
@@ -245,6 +247,77 @@ def test_a_loss_that_is_no_number_names_the_images(
         finetune(classifier, images, plan(), recipe())
 
 
+def test_a_gradient_that_is_no_number_names_its_own_batch(
+    classifier: Classifier, images: Labelled, tmp_path: Path
+) -> None:
+    """In the last batch of the first epoch: the loss is a number, and no further batch would tell."""
+    freeze(classifier, 1.0, keep_statistics=True)
+    batches = []
+
+    def grown(gradient: torch.Tensor) -> torch.Tensor:
+        batches.append(len(batches))
+        return gradient * float("inf") if len(batches) == 3 else gradient
+
+    classifier.head.weight.register_hook(grown)
+    with pytest.raises(DivergedError, match=r"gradient became (inf|nan).*epoch 1, batch 3 of 3: picture-"):
+        finetune(classifier, images, plan(), recipe(), State(tmp_path, "key"))
+    assert not list(tmp_path.rglob("state.json"))
+    assert all(torch.isfinite(parameter).all() for parameter in classifier.parameters())
+
+
+class Blind(PixelFeed):
+    """Real images to learn from, and to be judged by until the second epoch."""
+
+    shown = 0
+
+    def plain(self, rows: np.ndarray) -> torch.Tensor:
+        self.shown += 1
+        return super().plain(rows) * (float("nan") if self.shown > 1 else 1.0)
+
+
+def test_answers_that_are_no_numbers_end_the_training_and_name_the_images(
+    classifier: Classifier, images: Labelled
+) -> None:
+    freeze(classifier, 1.0, keep_statistics=True)
+    feed = images.feed
+    assert isinstance(feed, PixelFeed)
+    broken = replace(images, feed=Blind(feed.views, feed.preprocessing, seed=0))
+    tuned = fit(classifier, classifier, broken, recipe(epochs=3))
+    assert (len(tuned.history), tuned.epoch) == (1, 1)
+    assert "after epoch 2 the network answers 12 of 12 validation images" in tuned.ended
+    assert "picture-36.png" in tuned.ended
+
+
+class Elsewhere:
+    """Stands for a tensor on a GPU: of no use to a network on the CPU before it is moved there."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def to(self, device: torch.device) -> torch.Tensor:
+        return self.values.to(device)
+
+
+def test_answers_are_given_where_the_network_is(classifier: Classifier, images: Labelled) -> None:
+    feed = copy.copy(images.feed)
+    feed.plain = lambda rows: Elsewhere(images.feed.plain(rows))  # type: ignore[assignment,method-assign]
+    few = images.validation[:2]
+    np.testing.assert_array_equal(logits_of(classifier, feed, few), logits_of(classifier, images.feed, few))
+
+
+def test_a_restored_optimizer_is_where_its_parameters_are() -> None:
+    """The counts of steps as well, which a fused optimizer on a GPU asks for."""
+    parameter = nn.Parameter(torch.zeros(2, device="meta"))
+    optimizer = torch.optim.AdamW([parameter])
+    tensors = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}
+    unpack_optimizer(
+        optimizer, {id(parameter): "w"}, {f"optimizer.w.{key}": value for key, value in tensors.items()}
+    )
+    state = optimizer.state[parameter]
+    assert state.keys() == tensors.keys()
+    assert {value.device for value in state.values()} == {parameter.device}
+
+
 class Broken(PixelFeed):
     """Real images until the third epoch, and then a batch that went bad."""
 
@@ -340,6 +413,18 @@ def test_the_cost_counts_what_is_trained_and_no_clock(classifier: Classifier) ->
     assert half == cost.measure(classifier, (3, 48, 48), "cpu")
     assert half.forward == whole.forward < half.train < whole.train
     assert cost.measure(classifier, (3, 96, 96), "cpu").forward > 2 * half.forward
+    adapt_layers(classifier, 16, 1.0, seed=0)
+    adapted = cost.measure(classifier, (3, 48, 48), "cpu")
+    # Its layers are counted, and the adapters, which work once a step, are not counted by image.
+    assert adapted.forward == pytest.approx(whole.forward)
+    assert whole.forward * 1.5 < adapted.train < whole.train
+    transformer = timm.create_model("test_vit", num_classes=0)
+    classifier = Classifier(transformer, transformer.num_features, 3)
+    whole = cost.measure(classifier, (3, 160, 160), "cpu")
+    adapt_layers(classifier, 4, 1.0, seed=0)
+    adapted = cost.measure(classifier, (3, 160, 160), "cpu")
+    # Most of its layers have none: only the gradient of their inputs is computed, not that of their weights.
+    assert whole.forward * 1.5 < adapted.train < 0.9 * whole.train
     assert cost.epochs_within(60, 25) == 2
     assert cost.epochs_within(60, 61) == 0
     assert cost.epochs_within(60, 0.1) == cost.MOST_EPOCHS

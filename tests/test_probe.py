@@ -1,22 +1,27 @@
 """The probe's head: what it learns, what its search protects, and what it refuses."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ParamsError
 from pipeline.transfer.calibration import fit_temperature, log_losses
 from pipeline.transfer.choice import compare
 from pipeline.transfer.examples import Examples, standardise
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.logistic import logistic
+from pipeline.transfer.prior import class_embeddings, read_prior, scaled, write_prior
 from pipeline.transfer.probe import MOST_FOR_LOGISTIC, Head, fit_probe, head_kind, held_out
 from pipeline.transfer.ridge import ridge_path
 from pipeline.transfer.stratify import stratified_folds
 from tests.test_calibration import logits_of
 
 CLASSES = ("a", "b", "c")
+KINDS = ("ok", "dent", "deep_scratch", "stain", "crack", "missing_screw")
 
 
 def clouds(per_class: int, spread: float, seed: int = 0, width: int = 20) -> tuple[np.ndarray, np.ndarray]:
@@ -271,3 +276,71 @@ def test_a_few_parts_photographed_often_are_few() -> None:
         [str(n // 5) for n in range(600)],
     )
     assert together.error == pytest.approx(alone.error, rel=0.05)
+
+
+def tower(seed: int = 0) -> tuple[np.ndarray, Callable[[list[str]], np.ndarray], Callable[..., Any]]:
+    """A made-up image and text tower: the image tower's projection, the text encoder, and images of the classes."""
+    generator = np.random.default_rng(seed)
+    meanings = {name: generator.normal(size=16) for name in KINDS}
+    projection = generator.normal(size=(32, 16)) / 4
+
+    def encode(texts: list[str]) -> np.ndarray:
+        return np.stack(
+            [next(m for name, m in meanings.items() if name.replace("_", " ") in text) for text in texts]
+        ) + generator.normal(0, 0.3, (len(texts), 16))
+
+    def features(labels: np.ndarray) -> np.ndarray:
+        shown = np.stack([meanings[KINDS[label]] for label in labels])
+        noise = generator.normal(0, 2.0, (len(labels), 32))
+        return (shown @ np.linalg.pinv(projection) + noise).astype(np.float32)
+
+    return projection, encode, features
+
+
+def test_class_names_make_a_probe_on_an_image_a_class_better(tmp_path: Path) -> None:
+    projection, encode, features = tower()
+    write_prior(tmp_path / "prior.json", KINDS, class_embeddings(KINDS, encode, projection))
+    prior = read_prior(tmp_path / "prior.json", KINDS, 32)
+    labels = np.array([0, 0, 1, 2, 3, 4, 5])
+    few = Examples(features(labels)[None], labels, np.ones(7), np.zeros(6))
+    named = replace(few, prior=scaled(prior, few.features[0], labels))
+    shown = np.arange(600) % 6
+    unseen = features(shown)
+    heads = [fit_probe(one, KINDS, groups=[*"abcdefg"], seed=0) for one in (few, named)]
+    accuracy = [float((head.logits(unseen).argmax(axis=1) == shown).mean()) for head in heads]
+    losses = [float(log_losses(head.logits(unseen), shown).mean()) for head in heads]
+    assert [head.prior for head in heads] == [False, True]
+    assert accuracy[1] > accuracy[0] + 0.05
+    assert losses[1] < losses[0]
+
+
+def test_class_names_that_mislead_are_left_out() -> None:
+    """The names of other classes, and enough images for cross-validation to see that."""
+    projection, encode, features = tower()
+    labels = np.arange(180) % 6
+    many = Examples(features(labels)[None], labels, np.ones(180), np.zeros(6))
+    groups = [str(row) for row in range(180)]
+    wrong = class_embeddings((*KINDS[1:], KINDS[0]), encode, projection)
+    misled = replace(many, prior=scaled(wrong, many.features[0], labels))
+    heads = [fit_probe(one, KINDS, groups=groups, seed=0) for one in (many, misled)]
+    assert not heads[1].prior
+    np.testing.assert_array_equal(heads[1].weight, heads[0].weight)
+    ridge = fit_probe(misled, KINDS, groups=groups, seed=0, head="ridge")
+    assert not ridge.prior
+    assert head_kind(misled) == "logistic"
+
+
+@pytest.mark.parametrize(
+    ("classes", "width", "words"),
+    [((*KINDS, "new"), 32, "no class new"), (KINDS, 768, "backbone's features have 768 numbers")],
+)
+def test_a_prior_of_other_classes_or_another_backbone_is_refused(
+    classes: tuple[str, ...], width: int, words: str, tmp_path: Path
+) -> None:
+    projection, encode, _ = tower()
+    file = tmp_path / "prior.json"
+    with pytest.raises(ParamsError, match=r"can't be read.*pipeline\.transfer\.prior"):
+        read_prior(file, KINDS, 32)
+    write_prior(file, KINDS, class_embeddings(KINDS, encode, projection))
+    with pytest.raises(ParamsError, match=words):
+        read_prior(file, classes, width)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from pipeline.backbone import Backbone, load
 from pipeline.bundle import Bundle
 from pipeline.errors import DataError, ParamsError
 from pipeline.params import Model, Params
+from pipeline.transfer import cost, finetune
 from pipeline.transfer.checkpoint import load_checkpoint, read_checkpoint
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.cut import cut
 from pipeline.transfer.freeze import freeze, layer_of, lowest_trained
 from pipeline.transfer.lora import adapt_layers, merge
+from pipeline.transfer.task import Candidate, Task
+from pipeline.transfer.tuning import Settings, SkippedError
 from pipeline.views import views
 from tests import tiny_training
 
@@ -104,6 +108,47 @@ def test_a_strategy_keeps_what_is_frozen_and_ships(
     answer = shipped.predict(pixels)
     assert answer.probabilities.shape == (len(rows), 3)
     np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_many_images_train_the_whole_network_where_the_budget_allows_it(
+    weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = tiny_training.make(tmp_path / "w", weights["mobilenet"], per_class=12)
+    task = train.task_of(workspace, Params.load(workspace.params), "cpu")
+    nothing = (np.zeros((3, task.backbone.width), np.float32), np.zeros(3, np.float32))
+    probe = Candidate("probe", task.network(nothing), np.zeros((6, 3)), "")
+    costs = []
+    for share in (1.0, 0.5):
+        freeze(probe.classifier, 1 - share, keep_statistics=True)
+        one = cost.measure(probe.classifier, (3, 48, 48), "cpu")
+        costs.append(one.train * 24 + one.forward * 6)
+    between = (costs[0] + costs[1]) / 2
+
+    def share(**settings: Any) -> tuple[float, int, str]:
+        """Of the layers that are trained, the number of epochs, and what the report says of it."""
+        asked = replace(task, train=replace(task.train, **settings))
+        candidate = finetune.finetune(asked, probe)
+        layers = layer_of(candidate.classifier.backbone)
+        free = {
+            layers[name] for name, p in candidate.classifier.backbone.named_parameters() if p.requires_grad
+        }
+        return len(free) / len(set(layers.values())), candidate.steps, candidate.report
+
+    def untrained(task: Task, start: Candidate, classifier: Classifier, settings: Settings) -> Candidate:
+        return Candidate("finetune", classifier, start.logits, "", steps=settings.epochs)
+
+    monkeypatch.setattr(finetune, "tune", untrained)
+    assert share(strategy="auto", budget_seconds=60)[0] == pytest.approx(0.5, abs=0.1)
+    monkeypatch.setattr(finetune, "MIDDLING", 23)
+    for strategy in ("auto", "finetune"):
+        assert share(strategy=strategy, budget_seconds=60)[:2] == (1.0, 12)
+        half, count, report = share(strategy=strategy, budget_seconds=between)
+        assert half == pytest.approx(0.5, abs=0.1)
+        assert count == 1
+        assert "one epoch of the whole network does not fit into the budget" in report
+    assert share(strategy="auto", budget_seconds=60, unfreeze=0.25)[0] == pytest.approx(0.25, abs=0.1)
+    with pytest.raises(SkippedError):
+        share(strategy="auto", budget_seconds=0)
 
 
 @pytest.mark.parametrize(
@@ -206,13 +251,36 @@ def test_progressive_resumes_through_an_unfreeze_bit_for_bit(
     assert resumed["report"] == whole["report"]
 
 
+# Python runs it at the start of every process that torchrun starts: to the second one bfloat16 seems fast.
+OF_TWO_MINDS = """
+import os
+from pathlib import Path
+
+rank = os.environ.get("RANK")
+if rank is not None:
+    from pipeline.transfer import speed, tuning
+
+    fit = tuning.fit
+
+    def watched(classifier, network, data, recipe, *others, **named):
+        Path(f"flags-{rank}").write_text(str(recipe.flags))
+        return fit(classifier, network, data, recipe, *others, **named)
+
+    speed.WORTH = 0.0
+    speed._timed = lambda step, flags, times: 0.1 if flags.bfloat16 and rank == "1" else 1.0
+    tuning.fit = watched
+"""
+
+
 def test_two_processes_train_like_one(weights: dict[str, Path], tmp_path: Path) -> None:
-    """The same global batch: the loss curve is the same up to the rounding of sums."""
+    """The same global batch, the first one's arithmetic: the loss curve is the same up to the rounding of sums."""
     curves = []
     for count in (1, 2):
         # 48 images in batches of 47: the last one has no image for the second process.
         settings = FAST | {"strategy": "finetune", "processes": count, "device": "cpu", "batch_size": 47}
+        settings |= {"precision": "auto"}
         workspace = tiny_training.make(tmp_path / str(count), weights["mobilenet"], train=settings)
+        (workspace.root / "sitecustomize.py").write_text(OF_TWO_MINDS)
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", "train"], cwd=workspace.root, check=False, text=True,
             env=environment(workspace), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -221,6 +289,9 @@ def test_two_processes_train_like_one(weights: dict[str, Path], tmp_path: Path) 
         lines = (workspace.plots / "learning_curve.csv").read_text().splitlines()[1:]
         curves.append([line.split(",") for line in lines])
         assert read_checkpoint(workspace.checkpoint)["strategy"] == "finetune"
+    flags = [(tmp_path / f"2/flags-{rank}").read_text() for rank in range(2)]
+    assert flags[0] == flags[1]
+    assert "bfloat16=False" in flags[0]
     assert [(step, split) for step, _, split in curves[0]] == [(step, split) for step, _, split in curves[1]]
     losses = [np.array([float(loss) for _, loss, _ in curve]) for curve in curves]
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)
@@ -231,15 +302,32 @@ def environment(workspace: Workspace) -> dict[str, str]:
     import os
 
     return os.environ | {
-        "PYTHONPATH": str(Path.cwd()),
+        "PYTHONPATH": f"{workspace.root}{os.pathsep}{Path.cwd()}",
         "VISIONLOOP_HOME": str(workspace.home),
         "OMP_NUM_THREADS": "1",
     }
 
 
+def killed_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the first epoch that is saved be the last; the epochs that are saved from now on."""
+    from pipeline.transfer.resume import State
+
+    saved: list[int] = []
+    save = State.save
+
+    def stopping(self: State, epoch: int, *arguments: Any) -> None:
+        save(self, epoch, *arguments)
+        saved.append(epoch)
+        if len(saved) == 1:
+            raise KilledError
+
+    monkeypatch.setattr(State, "save", stopping)
+    return saved
+
+
 @pytest.mark.parametrize("method", ["coral", "adabn", "dann"])
 def test_unlabelled_images_of_another_domain_are_used(
-    method: str, weights: dict[str, Path], tmp_path: Path
+    method: str, weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"strategy": "adapt", "adapt": method, "target": "elsewhere"}
     workspace = tiny_training.make(tmp_path / "w", weights["mobilenet"], train=FAST | settings)
@@ -249,7 +337,16 @@ def test_unlabelled_images_of_another_domain_are_used(
     for number in range(24):
         label = tiny_training.CLASSES[number % 3]
         (folder / f"{number}.png").write_bytes(tiny_training.picture(label, generator))
+    if method == "dann":  # killed, and one of its images was another one then
+        saved = killed_after_an_epoch(monkeypatch)
+        (folder / "0.png").rename(tmp_path / "0.png")
+        (folder / "0.png").write_bytes(tiny_training.picture("dots", generator))
+        with pytest.raises(KilledError):
+            train.run(workspace, Params.load(workspace.params))
+        (tmp_path / "0.png").rename(folder / "0.png")
     assert train.run(workspace, Params.load(workspace.params)) == 0
+    if method == "dann":
+        assert saved == [1, 1, 2, 3], "it went on from what other images had taught"
     info = read_checkpoint(workspace.checkpoint)
     assert info["strategy"] == "adapt"
     assert "24 unlabelled images" in info["report"]

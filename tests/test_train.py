@@ -16,11 +16,14 @@ import torch
 
 from pipeline import train
 from pipeline.artifacts import SPLIT, Workspace, read_json, read_table, write_table
-from pipeline.errors import DataError, IntegrityError, ParamsError
+from pipeline.errors import DataError, IntegrityError, ParamsError, StateError
 from pipeline.params import Params
-from pipeline.transfer import features
+from pipeline.transfer import features, soup, tuning
 from pipeline.transfer.checkpoint import load_checkpoint, read_checkpoint
+from pipeline.transfer.cut import Upper
 from pipeline.transfer.device import pick_device
+from pipeline.transfer.prior import write_prior
+from pipeline.transfer.resume import State
 from tests import tiny_training
 
 pytestmark = pytest.mark.slow
@@ -112,6 +115,46 @@ def test_killed_in_training_it_goes_on_and_ends_the_same(weights: Path, tmp_path
     assert not states.exists()
 
 
+def test_a_training_on_two_domains_goes_on_after_a_kill_and_ends_the_same(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is averaged in the end, the last epochs, is there again."""
+    settings = {"strategy": "partial", "epochs": 3, "batch_size": 16}
+    workspace = tiny_training.make(tmp_path / "w", weights, train=settings)
+    rewrite(workspace, {"domain": "elsewhere"}, {"label": "dots"})
+    params = Params.load(workspace.params)
+    saved, save, blended, blend = [], State.save, [], soup.blend
+
+    class KilledError(Exception):
+        """Stands for the kill."""
+
+    def stopping(self: State, epoch: int, *arguments: Any) -> None:
+        save(self, epoch, *arguments)
+        saved.append(epoch)
+        if len(saved) == 2:
+            raise KilledError
+
+    def watched(before: Any, after: Any, snapshots: Any, *others: Any) -> soup.Blend:
+        blended.append((after, *snapshots))
+        return blend(before, after, snapshots, *others)
+
+    monkeypatch.setattr(State, "save", stopping)
+    monkeypatch.setattr(soup, "blend", watched)
+    monkeypatch.setattr(tuning, "clustered_error", lambda differences, groups: 0.0)  # any gain will do
+    with pytest.raises(KilledError):
+        train.run(workspace, params)
+    infos = []
+    for _ in range(2):
+        assert train.run(workspace, params) == 0
+        infos.append(read_checkpoint(workspace.checkpoint))
+    assert saved == [1, 2, 3, 1, 2, 3]
+    assert "over all domains" in infos[0]["report"]
+    assert lasting(infos[0]) == lasting(infos[1])
+    resumed, whole = blended
+    assert len(resumed) == len(whole) == 1 + 3
+    assert all(torch.equal(a[name], b[name]) for a, b in zip(resumed, whole, strict=True) for name in b)
+
+
 def test_a_probe_that_wins_is_untouched_by_the_fine_tuning_that_lost(weights: Path, tmp_path: Path) -> None:
     alone = trained(tmp_path / "alone", weights, strategy="probe")
     both = trained(tmp_path / "both", weights, strategy="auto", epochs=2, learning_rate=0.3)
@@ -120,15 +163,59 @@ def test_a_probe_that_wins_is_untouched_by_the_fine_tuning_that_lost(weights: Pa
     assert both["sha256"] == alone["sha256"]
 
 
-def test_a_challenger_that_is_not_possible_leaves_the_probe(
+def test_where_partial_is_not_possible_fine_tuning_is_tried_within_the_budget(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "DISK_SHARE", 0.0)  # a full disk
-    info = trained(tmp_path / "auto", weights, strategy="auto", budget_seconds=60)
-    assert info["strategy"] == "probe"
+    workspace = tiny_training.make(tmp_path / "w", weights, train={"strategy": "auto", "epochs": 1})
+    assert train.run(workspace, Params.load(workspace.params)) == 0
+    info = read_checkpoint(workspace.checkpoint)
     assert "fifth of the free disk" in info["report"]
-    with pytest.raises(ParamsError, match="VISIONLOOP_HOME"):
-        trained(tmp_path / "named", weights, strategy="partial")
+    assert "Instead, finetune is tried" in info["report"]
+    assert {"probe", "finetune"} <= info["validation"].keys()
+    for settings, words in (
+        ({"strategy": "auto", "budget_seconds": 0}, "Fine-tuning was skipped"),
+        ({"strategy": "partial"}, "VISIONLOOP_HOME"),
+    ):
+        given = json.loads(workspace.params.read_text()) | {"train": settings}
+        workspace.params.write_text(json.dumps(given))
+        if settings["strategy"] == "partial":
+            with pytest.raises(ParamsError, match=words):
+                train.run(workspace, Params.load(workspace.params))
+        else:
+            assert train.run(workspace, Params.load(workspace.params)) == 0
+            info = read_checkpoint(workspace.checkpoint)
+            assert info["strategy"] == "probe"
+            assert words in info["report"]
+
+
+def test_a_batch_beyond_the_memory_runs_in_parts_and_an_image_beyond_it_leaves_the_probe(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = tiny_training.make(tmp_path / "w", weights, train={"strategy": "auto", "epochs": 1})
+    forward, holds = Upper.forward, 4
+
+    def short(self: Upper, activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.is_grad_enabled() and len(activations) > holds:
+            raise torch.OutOfMemoryError(f"out of memory: {len(activations)} images")
+        return forward(self, activations)
+
+    monkeypatch.setattr(Upper, "forward", short)
+    assert train.run(workspace, Params.load(workspace.params)) == 0
+    info = read_checkpoint(workspace.checkpoint)
+    assert "in parts of 4 images" in capsys.readouterr().out
+    assert "partial" in info["validation"]
+    assert "does not fit into memory whole" in info["arithmetic"]["partial"]
+    holds = 0
+    assert train.run(workspace, Params.load(workspace.params)) == 0
+    info = read_checkpoint(workspace.checkpoint)
+    assert info["strategy"] == "probe"
+    assert "a single image does not fit into memory" in info["report"]
+    workspace.params.write_text(
+        json.dumps(json.loads(workspace.params.read_text()) | {"train": {"strategy": "partial", "epochs": 1}})
+    )
+    with pytest.raises(StateError, match="single image"):
+        train.run(workspace, Params.load(workspace.params))
 
 
 def test_new_images_reuse_the_features_of_the_old(
@@ -200,8 +287,17 @@ def test_the_probes_logits_are_the_networks_own(weights: Path, tmp_path: Path) -
     from pipeline.transforms import Preprocessing
     from pipeline.views import views
 
-    info = trained(tmp_path / "w", weights, strategy="probe")
-    workspace = Workspace(tmp_path / "w", tmp_path / "w/var")
+    workspace = tiny_training.make(tmp_path / "w", weights, train={"strategy": "probe"})
+    params = json.loads(workspace.params.read_text())
+    params["model"]["prior"] = "prior.json"  # also where its weights start from what class names say
+    workspace.params.write_text(json.dumps(params))
+    with pytest.raises(ParamsError, match=r"prior\.json can't be read"):
+        train.run(workspace, Params.load(workspace.params))
+    embeddings = np.random.default_rng(0).normal(size=(3, 1024))
+    write_prior(workspace.root / "prior.json", tiny_training.CLASSES, embeddings)
+    assert train.run(workspace, Params.load(workspace.params)) == 0
+    info = read_checkpoint(workspace.checkpoint)
+    assert "model.prior says of the class names" in info["report"]
     rows = [row for row in read_table(workspace.split, SPLIT).to_pylist() if row["split"] == "validation"]
     preprocessing = Preprocessing.from_dict(info["preprocessing"])
     pixels = views(

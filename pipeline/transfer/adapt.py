@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.artifacts import digest_json
 from pipeline.errors import DataError, ParamsError
 from pipeline.params import Data as DataLimits
 from pipeline.sources import SUFFIXES
@@ -109,7 +110,9 @@ def _dann(task: Task, probe: Candidate, target: np.ndarray, ids: list[str]) -> C
     feed = PixelFeed(target, task.backbone.preprocessing, seed=task.seed, device=task.device)
     adversary = Adversary(task.backbone.width, feed, np.arange(len(ids)), task.seed)
     count = epochs(task, classifier, side(task), forced=True, name="domain-adversarial training")
-    settings = Settings(name="adapt", learning_rate=LEARNING_RATE, epochs=count, mix=False)
+    settings = Settings(
+        name="adapt", learning_rate=LEARNING_RATE, epochs=count, mix=False, unlabelled=digest_json(ids)
+    )
     found = tune(task, probe, classifier, settings, alignment=adversary)
     found.report = f"DANN against {len(ids)} unlabelled images. {found.report}"
     return found

@@ -2,7 +2,8 @@
 
 The rules of ``train.strategy: auto``: with fewer than 10 images a class only a probe can be trusted; up to
 2,000 images its challenger trains few parameters (the top layers of a convolutional network, low-rank
-adapters of a transformer); above, the upper half of the network. A challenger ships only when it is better
+adapters of a transformer); above, the whole network, its lower layers more slowly, or the upper half where the
+budget does not allow an epoch of that. A network that can't be cut for partial fine-tuning is fine-tuned. A challenger ships only when it is better
 on validation by more than its noise, so what ships is never expected to be worse than the probe.
 """
 
@@ -15,9 +16,10 @@ from torch import nn
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.task import Task
 
-__all__ = ["Comparison", "challengers", "compare", "is_transformer", "planned"]
+__all__ = ["Comparison", "challengers", "clustered_error", "compare", "is_transformer", "planned"]
 
 FEW = 10  # training images a class, below which only the probe is tried
+INSTEAD = {"partial": "finetune"}  # of a strategy that this network or disk can't do
 MIDDLING = 2_000  # training images, up to which few parameters are trained
 
 
@@ -82,13 +84,13 @@ def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray, groups: S
     accuracy = [float((logits.argmax(axis=1) == labels).mean()) for logits in (first, second)]
     difference = losses[0] - losses[1]
     gain = float(difference.mean())
-    error = _clustered_error(difference, groups)
+    error = clustered_error(difference, groups)
     wins = gain > error and accuracy[1] >= accuracy[0]
     loss = (float(losses[0].mean()), float(losses[1].mean()))
     return Comparison((accuracy[0], accuracy[1]), loss, gain, error, wins)
 
 
-def _clustered_error(values: np.ndarray, groups: Sequence[str]) -> float:
+def clustered_error(values: np.ndarray, groups: Sequence[str]) -> float:
     """Standard error of the mean of values [n] whose groups are independent, their members not."""
     codes = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
     count = int(codes.max()) + 1

@@ -46,12 +46,16 @@ class Memory:
 
 
 def measure(network: nn.Module, shape: tuple[int, ...], device: str) -> Cost:
-    """Count one input of ``shape`` through ``network``; layers without a gradient cost no backward pass."""
+    """Count one input of ``shape`` through ``network``; layers without a gradient cost no backward pass.
+
+    Nor does a layer's own weight, where it is frozen: its backward pass goes through to the layers below alone.
+    An adapter (see lora.py) changes its layer's weight, once a step for all images, and is not counted.
+    """
     forward = backward = 0.0
 
     def count(module: nn.Module, _: object, output: object) -> None:
         nonlocal forward, backward
-        if not isinstance(output, torch.Tensor) or next(module.children(), None) is not None:
+        if not isinstance(output, torch.Tensor):
             return
         seconds = output.numel() / ELEMENTS
         weight = getattr(module, "weight", None)
@@ -60,9 +64,10 @@ def measure(network: nn.Module, shape: tuple[int, ...], device: str) -> Cost:
             seconds += places * weight.numel() / MULTIPLY_ADDS
         forward += seconds
         if output.requires_grad:
-            backward += BACKWARD * seconds
+            backward += _backward(module) * seconds
 
-    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    leaves = [module for name, module in network.named_modules() if _is_leaf(name, module)]
+    hooks = [module.register_forward_hook(count) for module in leaves]
     modes = {module: module.training for module in network.modules()}
     try:
         place = next(network.parameters()).device
@@ -74,6 +79,18 @@ def measure(network: nn.Module, shape: tuple[int, ...], device: str) -> Cost:
             hook.remove()
     speed = GPU if device.startswith("cuda") else 1.0
     return Cost(forward / speed, (forward + backward) / speed)
+
+
+def _is_leaf(name: str, module: nn.Module) -> bool:
+    """Whether it computes on images itself; a layer with an adapter does, the adapter does not."""
+    inside = "parametrizations" in name.split(".")
+    return not inside and all(child == "parametrizations" for child, _ in module.named_children())
+
+
+def _backward(module: nn.Module) -> float:
+    """Times the forward pass: half of it is the gradient of the inputs, half that of the layer's own weight."""
+    free = [parameter.requires_grad for parameter in module.parameters()]
+    return BACKWARD if any(free) or not free else BACKWARD / 2
 
 
 def memory(network: nn.Module, shape: tuple[int, ...], batch: int) -> Memory:

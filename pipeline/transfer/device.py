@@ -6,7 +6,7 @@ import torch
 
 from pipeline.errors import ParamsError
 
-__all__ = ["deterministic", "pick_device"]
+__all__ = ["deterministic", "out_of_memory", "pick_device"]
 
 
 def deterministic(seed: int) -> None:
@@ -33,3 +33,13 @@ def pick_device(asked: str) -> str:
             f"train.device is {asked}, but torch {torch.__version__} sees no GPU here: set it to auto"
         )
     return asked
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory was short, of a GPU or (in words alone) of the machine."""
+    words = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in words
+        or "can't allocate memory" in words
+    )

@@ -11,8 +11,9 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,21 @@ from torch import distributed, nn
 
 from pipeline.errors import ParamsError
 
-__all__ = ["averaged", "first", "gathered", "group", "rank", "share", "world", "wrapped"]
+__all__ = [
+    "agreed",
+    "averaged",
+    "first",
+    "from_first",
+    "gathered",
+    "group",
+    "rank",
+    "share",
+    "world",
+    "wrapped",
+]
+
+
+T = TypeVar("T")
 
 
 def processes(asked: int | str, device: str) -> int:
@@ -93,6 +108,25 @@ def wrapped(network: nn.Module, device: str) -> nn.Module:
 def share(rows: np.ndarray) -> np.ndarray:
     """This process's part of a batch: every world-th row, so that the parts differ by one row at most."""
     return rows[rank() :: world()]
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What ``make`` gives in the first process, where alone it is called, in all of them."""
+    if world() == 1:
+        return make()
+    held = [make() if rank() == 0 else None]
+    distributed.broadcast_object_list(held, src=0)
+    made: T = held[0]  # type: ignore[assignment]
+    return made
+
+
+def agreed(value: int) -> bool:
+    """Whether all processes hold the same value."""
+    if world() == 1:
+        return True
+    held: list[int] = [0] * world()
+    distributed.all_gather_object(held, value)
+    return len(set(held)) == 1
 
 
 def averaged(value: float, device: str) -> float:

@@ -15,6 +15,7 @@ class Examples:
     labels: np.ndarray  # [n] codes of the classes
     weights: np.ndarray  # [n], mean 1: how much each image's loss counts
     log_prior: np.ndarray  # [classes], added to the logits in the loss only
+    prior: np.ndarray | None = None  # [classes, width] head that the penalty pulls towards; None: zero
 
     @property
     def classes(self) -> int:

@@ -8,6 +8,7 @@ from pipeline.transfer.boundary import Halves, activations, planned_halves
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.examples import Examples
 from pipeline.transfer.features import cached_features, features_above, kinds
+from pipeline.transfer.prior import scaled
 from pipeline.transfer.probe import fit_probe
 from pipeline.transfer.task import Candidate, Task, figures
 
@@ -53,8 +54,9 @@ def _shown(task: Task, view: str) -> list[str]:
 def training_examples(task: Task, plain: np.ndarray, varied: list[np.ndarray]) -> Examples:
     """The training images in all stored views, counted as the task's plan says."""
     data, plan = task.data, task.plan
-    features = np.stack([plain[: data.trained], *varied])
-    return Examples(features, data.labels[: data.trained], plan.probe_weights, plan.log_prior)
+    features, labels = np.stack([plain[: data.trained], *varied]), data.labels[: data.trained]
+    prior = None if task.prior is None else scaled(task.prior, features[0], labels)
+    return Examples(features, labels, plan.probe_weights, plan.log_prior, prior)
 
 
 def probe(task: Task) -> Candidate:
@@ -85,6 +87,12 @@ def probe(task: Task) -> Candidate:
         f"{plan.name}. On {count - first} validation images its accuracy is {outcome['accuracy']:.3f} and its log loss "
         f"{outcome['log_loss']:.3f}."
     )
+    if task.prior is not None:
+        text += (
+            " Its penalty pulls towards what model.prior says of the class names."
+            if head.prior
+            else " What model.prior says of the class names does not help it and is left out."
+        )
     if task.curves:
         task.curves.log("probe", 0, train=losses[0], validation=losses[1])
     return Candidate(

@@ -47,13 +47,13 @@ def logistic(
 
     Args:
         weights: [n]: how much each row's loss counts.
-        log_prior: [classes], added to the logits in the loss only.
+        log_prior: [classes], or [n, classes], added to the logits in the loss only.
         strength: C.
         start: the vector of an earlier solution to go on from.
     """
     from scipy.optimize import minimize
 
-    d, count = rows.shape[1], len(log_prior)
+    d, count = rows.shape[1], log_prior.shape[-1]
     own = rows.dtype
     each = np.arange(len(labels))
     scale = (strength * weights).astype(own)[:, None]

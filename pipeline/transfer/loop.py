@@ -25,7 +25,7 @@ from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.objective import Alignment
 from pipeline.transfer.recipe import DivergedError, Recipe
 from pipeline.transfer.resume import State
-from pipeline.transfer.steps import Labelled, Steps
+from pipeline.transfer.steps import NAMED, Labelled, Steps
 
 __all__ = ["Curve", "Tuned", "fit"]
 
@@ -84,11 +84,11 @@ def fit(
 
     Args:
         network: maps the feed's inputs to (logits, embedding); the classifier itself, or its upper part.
-        snapshots: keep the tensors of so many last epochs (of this process).
+        snapshots: keep the tensors of so many last epochs.
 
     Raises:
-        DivergedError: the loss is no number, before any epoch was finished; later it ends the training.
-        StateError: not even a single image fits into memory.
+        DivergedError: the loss, its gradient or a validation logit is no number, before any epoch was finished; later it ends the training.
+        TooLargeError: not even a single image fits into memory.
     """
     steps = Steps(classifier, network, data, recipe, alignment)
     tuned = Tuned({}, np.empty(0), 0)
@@ -111,13 +111,13 @@ def fit(
                 break
             try:
                 loss = _epoch(steps, tuned, epoch, bar)
+                _judge(steps, tuned, epoch, loss)
             except DivergedError as error:
                 if not tuned.epoch:
                     raise
                 tuned.ended = f"it was stopped, since {error}"
                 print(f"warning: train: {tuned.ended}; epoch {tuned.epoch} is kept", file=sys.stderr)
                 break
-            _judge(steps, tuned, epoch, loss)
             last = tuned.history[-1]
             bar.set_postfix(loss=f"{loss:.3f}", validation=f"{last['validation']:.3f}")
             _tell(curve, last)
@@ -143,15 +143,24 @@ def _tell(curve: Curve | None, entry: dict[str, float]) -> None:
 def _resume(steps: Steps, tuned: Tuned, state: State | None, epochs: int) -> int:
     """How many epochs are done already; ``steps`` and ``tuned`` are put where they were then."""
     kept = state.load() if state else None
+    if not distributed.agreed(kept[0] if kept else 0):
+        if distributed.first():
+            print("train: not every process finds the same state to go on from; it starts afresh", flush=True)
+        return 0
     if kept is None:
         return 0
     done, tensors, facts = kept
     steps.restore(tensors)
-    tuned.tensors = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
+    tuned.tensors = _below("best.", tensors)
     tuned.logits, tuned.epoch, tuned.history = tensors["logits"].numpy(), facts["best"], facts["history"]
+    tuned.snapshots = [_below(f"snapshot-{number}.", tensors) for number in range(facts["snapshots"])]
     if distributed.first():
         print(f"train: resumed after epoch {done} of {epochs}", flush=True)
     return done
+
+
+def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _epoch(steps: Steps, tuned: Tuned, epoch: int, bar: tqdm) -> float:
@@ -171,10 +180,21 @@ def _epoch(steps: Steps, tuned: Tuned, epoch: int, bar: tqdm) -> float:
 
 
 def _judge(steps: Steps, tuned: Tuned, epoch: int, loss: float) -> None:
-    """Validate this epoch, and remember it where it is the best so far."""
+    """Validate this epoch, and remember it where it is the best so far.
+
+    Raises:
+        DivergedError: an answer is no number; names the images.
+    """
     data = steps.data
     labels = data.labels[data.validation]
     logits = steps.predict(data.validation)
+    wrong = data.validation[~np.isfinite(logits).all(axis=1)]
+    if len(wrong):
+        named = ", ".join(data.paths[row] for row in wrong[:NAMED])
+        raise DivergedError(
+            f"after epoch {epoch + 1} the network answers {len(wrong)} of {len(labels)} validation images with NaN or "
+            f"infinity: {named}{', …' if len(wrong) > NAMED else ''}; look at these images, or lower train.learning_rate"
+        )
     losses = calibrated_losses(logits, labels)
     worse = losses - calibrated_losses(tuned.logits, labels) if tuned.epoch else -losses
     entry = {
@@ -196,4 +216,7 @@ def _error(values: np.ndarray) -> float:
 def _save(steps: Steps, tuned: Tuned, epoch: int, state: State) -> None:
     tensors = {f"best.{name}": value for name, value in tuned.tensors.items()}
     tensors |= {"logits": torch.from_numpy(tuned.logits)} | steps.pack()
-    state.save(epoch + 1, tensors, {"best": tuned.epoch, "history": tuned.history})
+    for number, snapshot in enumerate(tuned.snapshots):
+        tensors |= {f"snapshot-{number}.{name}": value for name, value in snapshot.items()}
+    facts = {"best": tuned.epoch, "history": tuned.history, "snapshots": len(tuned.snapshots)}
+    state.save(epoch + 1, tensors, facts)

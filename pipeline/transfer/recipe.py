@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, StateError
 
-__all__ = ["DivergedError", "Flags", "Recipe"]
+__all__ = ["DivergedError", "Flags", "Recipe", "TooLargeError"]
 
 
 class DivergedError(DataError):
-    """The loss was NaN or infinite."""
+    """The loss, its gradient or an answer to a validation image was NaN or infinite."""
+
+
+class TooLargeError(StateError):
+    """Not even one image's step fits into memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,10 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, names: dict[int, str], te
             found = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
             for key, value in found.items():
                 # In the parameter's own layout: the fused kernel walks the memory of all of them in step.
-                kept = value if key == "step" else torch.empty_like(parameter).copy_(value)
+                # It counts its steps on the device, too.
+                kept = (
+                    value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
+                )
                 optimizer.state[parameter][key] = kept.detach()
 
 

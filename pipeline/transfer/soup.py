@@ -2,11 +2,12 @@
 
 WiSE-FT (Wortsman et al. 2022a) interpolates between the weights before and after fine-tuning: what the
 fine-tuning took from robustness comes back. A greedy soup (Wortsman et al. 2022b) averages checkpoints,
-each taken in only where it helps. Both are judged on validation images, each domain counting the same.
+each taken in only where it helps. Both are judged on validation images, each domain counting the same; the
+best of several is lucky, so it replaces the network as it was trained only where it gains more than its noise.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,14 +41,20 @@ def blend(
     after: Tensors,
     snapshots: Sequence[Tensors],
     answer: Callable[[Tensors], np.ndarray],
-    loss: Callable[[np.ndarray], float],
+    losses: Callable[[np.ndarray], np.ndarray],
+    error: Callable[[np.ndarray], float],
 ) -> Blend:
     """The best of the fine-tuned weights, their interpolations towards ``before``, and a soup of ``snapshots``.
 
     Args:
         answer: logits [n, classes] of the validation images under some weights.
-        loss: of such logits; lower is better.
+        losses: [n] of such logits, each image weighted as it counts; the lower their mean, the better.
+        error: standard error of the mean of [n] differences of losses.
     """
+
+    def loss(logits: np.ndarray) -> float:
+        return float(losses(logits).mean())
+
     logits = answer(after)
     plain = Blend(after, logits, loss(logits), "The last domain's weights stay as they were trained.")
     tried = [plain]
@@ -57,14 +64,18 @@ def blend(
         tried.append(Blend(tensors, logits, loss(logits), f"WiSE-FT at {share:g} of the way"))
     tried.append(_soup(after, snapshots, answer, loss, plain))
     best = min(tried, key=lambda one: one.loss)
-    if best is plain:
+    noise = error(losses(plain.logits) - losses(best.logits))
+    if best is plain or plain.loss - best.loss <= noise:
         text = (
-            f"Neither WiSE-FT nor a soup of {len(snapshots)} epochs was better over all domains "
-            f"(log loss {plain.loss:.3f})."
+            f"Neither WiSE-FT nor a soup of {len(snapshots)} epochs was better over all domains by more than a standard "
+            f"error (log loss {plain.loss:.3f}, the best of them {best.loss:.3f} ± {noise:.3f})."
         )
-    else:
-        text = f"{best.report} is better over all domains: log loss {plain.loss:.3f} → {best.loss:.3f}."
-    return Blend(best.tensors, best.logits, best.loss, text)
+        return replace(plain, report=text)
+    text = (
+        f"{best.report} is better over all domains: log loss {plain.loss:.3f} → {best.loss:.3f}, with a standard error of "
+        f"{noise:.3f}."
+    )
+    return replace(best, report=text)
 
 
 def _soup(

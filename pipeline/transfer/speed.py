@@ -3,12 +3,14 @@
 What a network runs fastest with can't be told from a table: on one CPU bfloat16 doubles a ResNet's speed
 and costs a small MobileNet a third of its own. So a few steps of the real network are timed, and another
 choice than the default (float32, channels last, eager) is taken only where it is clearly faster. The
-outcome is kept under the workspace's cache by network, batch and machine, so that a later run on the same
-machine does the same; ``train.precision``, ``train.memory_format`` and ``train.compile`` override it.
+outcome is kept under the workspace's cache by network, batch, machine and number of steps (to a power of
+two), so that a later run on the same machine does the same; ``train.precision``, ``train.memory_format``
+and ``train.compile`` override it.
 torch.compile costs its time at once: it is tried only where the steps that are left could win it back.
 """
 
 import json
+import math
 import os
 import platform
 import time
@@ -22,6 +24,7 @@ from torch.nn import functional
 
 from pipeline.artifacts import Workspace, digest_json, write_json
 from pipeline.params import Train
+from pipeline.transfer.device import out_of_memory
 from pipeline.transfer.recipe import Flags
 
 __all__ = ["Speed", "decide", "machine", "words"]
@@ -43,6 +46,7 @@ class Speed:
 
     flags: Flags
     reason: str
+    lasting: bool = True  # else the default, for want of memory at this moment: nothing to remember
 
 
 def machine() -> list[str | int]:
@@ -68,7 +72,7 @@ def decide(
         name: says which network it is, for the record under the cache.
     """
     fixed = _fixed(train, device)
-    key = digest_json([name, list(inputs.shape), device.split(":")[0], asdict(fixed), train.precision,
+    key = digest_json([name, list(inputs.shape), steps.bit_length(), device.split(":")[0], asdict(fixed), train.precision,
                        train.memory_format, train.compile, *machine()])[:32]  # fmt: skip
     record = workspace.cache / "speed" / f"{key}.json"
     try:
@@ -77,7 +81,8 @@ def decide(
     except (OSError, ValueError, KeyError, TypeError):
         pass
     speed = _measured(train, network, inputs, classes, steps, device, fixed)
-    write_json(record, {"flags": asdict(speed.flags), "reason": speed.reason})
+    if speed.lasting:
+        write_json(record, {"flags": asdict(speed.flags), "reason": speed.reason})
     return speed
 
 
@@ -103,6 +108,10 @@ def _measured(
 ) -> Speed:
     step = _stepper(network, inputs, classes, device)
     warm = _timed(step, flags, 1)
+    if math.isinf(warm):
+        return Speed(
+            flags, f"{words(flags)}: the batch does not fit into memory whole and was not timed", False
+        )
     if steps * warm < WORTH:
         return Speed(flags, f"{words(flags)}: {steps} steps of {warm:.2g} s are not worth a measurement")
     best, taken = flags, min(warm, _timed(step, flags, TIMED))
@@ -176,7 +185,13 @@ def _stepper(network: nn.Module, inputs: torch.Tensor, classes: int, device: str
 
 
 def _timed(step: Callable, flags: Flags, times: int) -> float:
-    return float(step(flags, times))
+    """Seconds of the fastest of so many steps; infinity where memory is short."""
+    try:
+        return float(step(flags, times))
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return math.inf
 
 
 def words(flags: Flags) -> str:

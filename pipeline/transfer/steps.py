@@ -19,18 +19,19 @@ from pipeline.errors import StateError
 from pipeline.transfer import distributed
 from pipeline.transfer.average import Average
 from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.device import out_of_memory
 from pipeline.transfer.feeds import Feed
 from pipeline.transfer.freeze import trained
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.objective import Alignment, Objective
-from pipeline.transfer.recipe import DivergedError, Recipe
+from pipeline.transfer.recipe import DivergedError, Recipe, TooLargeError
 from pipeline.transfer.resume import pack_optimizer, unpack_optimizer
 
 __all__ = ["Labelled", "Steps"]
 
 WARM_UP = 0.3  # of all steps; less lets the first ones undo the probe where BatchNorm statistics are frozen
 CLIP = 1.0  # norm of the gradient
-NAMED = 8  # images named when the loss is no number
+NAMED = 8  # images named when the loss or its gradient is no number
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ class Steps:
         """Learn from the training rows number ``batch``; their mean loss.
 
         Raises:
-            DivergedError: the loss is no number; names the batch and its images.
-            StateError: not even one image fits into memory.
+            DivergedError: the loss or its gradient is no number; names the batch and its images.
+            TooLargeError: not even one image fits into memory.
+            StateError: one of several processes is short of memory.
         """
         self.schedule.step_update(step)
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # dropout and mixing, the same after a resume
@@ -100,21 +102,28 @@ class Steps:
                 loss = self._gradients(batch, inputs, step)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._halve(error)
         if not math.isfinite(loss):
-            named = [self.data.paths[row] for row in rows[:NAMED]]
-            more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-            raise DivergedError(
-                f"the training loss became {loss} in epoch {epoch + 1}, batch {step % self.count + 1} of {self.count}: "
-                f"{', '.join(named)}{more}; look at these images, or lower train.learning_rate"
+            raise self._diverged(f"the training loss became {loss}", rows, epoch, step)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP, foreach=True))
+        if not math.isfinite(norm):  # clipped by it, the gradient would make every weight NaN
+            raise self._diverged(
+                f"the norm of the gradient became {norm}, at a loss of {loss:.3g},", rows, epoch, step
             )
-        torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP, foreach=True)
         self.optimizer.step()
         if self.average:
             self.average.update(step)
         return loss
+
+    def _diverged(self, what: str, rows: np.ndarray, epoch: int, step: int) -> DivergedError:
+        named = ", ".join(self.data.paths[row] for row in rows[:NAMED])
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        return DivergedError(
+            f"{what} in epoch {epoch + 1}, batch {step % self.count + 1} of {self.count}: {named}{more}; "
+            "look at these images, or lower train.learning_rate"
+        )
 
     def _laid_out(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs if self.recipe.flags.channels_last or inputs.dim() != 4 else inputs.contiguous()
@@ -144,11 +153,11 @@ class Steps:
         return part if len(part) else batch[:1]
 
     def _halve(self, error: Exception) -> None:
-        if self.micro == 1 or distributed.world() > 1:
-            raise StateError(
+        if distributed.world() > 1:  # the others are amid the step: nothing can be tried again here alone
+            raise StateError("the batch does not fit into memory: lower train.batch_size") from error
+        if self.micro == 1:
+            raise TooLargeError(
                 "a single image does not fit into memory: lower model.image_size, or train on another device"
-                if self.micro == 1
-                else "the batch does not fit into memory: lower train.batch_size"
             ) from error
         self.micro = (self.micro + 1) // 2
         print(f"train: out of memory; batches now run in parts of {self.micro} images", flush=True)
@@ -214,12 +223,3 @@ def _groups(classifier: Classifier, recipe: Recipe) -> list[dict[str, object]]:
 def _unsynchronised(network: Callable) -> contextlib.AbstractContextManager:
     wait = getattr(network, "no_sync", None)
     return wait() if wait else contextlib.nullcontext()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    words = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "out of memory" in words
-        or "can't allocate memory" in words
-    )

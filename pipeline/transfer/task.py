@@ -54,6 +54,7 @@ class Task:
     device: str
     pixels: np.ndarray  # uint8 [n, H, W, 3], the views of data's rows
     curves: LiveCurves | None = None
+    prior: np.ndarray | None = None  # [classes, width], a head from the class names alone; see prior.py
 
     def network(self, head: tuple[np.ndarray, np.ndarray]) -> Classifier:
         """A fresh copy of the backbone under a head (weight [classes, width], bias [classes]); in eval mode."""

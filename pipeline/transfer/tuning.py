@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from pipeline.artifacts import digest_json
-from pipeline.transfer import cost, soup, speed
+from pipeline.transfer import cost, distributed, soup, speed
 from pipeline.transfer.calibration import calibrated_losses
-from pipeline.transfer.choice import compare
+from pipeline.transfer.choice import clustered_error, compare
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.feeds import Feed, PixelFeed
 from pipeline.transfer.loop import Tuned, fit
@@ -44,6 +44,7 @@ class Settings:
     flags: Flags | None = None  # None: measured
     mix: bool = True  # whether params.yaml's mixing applies (it needs pixels)
     phase: int = 0
+    unlabelled: str = ""  # digest of the images that an alignment sees
 
 
 def pixel_feed(task: Task) -> PixelFeed:
@@ -104,8 +105,7 @@ def tune(
     data = labelled(task, feed or pixel_feed(task))
     recipe, reason = _recipe(task, module, data, settings)
     state = State(task.workspace.unfinished, _key(task, start, recipe, settings))
-    domains = [task.data.domains[row] for row in data.validation]
-    blends = SOUP if len(set(domains)) > 1 else 0
+    blends = SOUP if len({task.data.domains[row] for row in data.validation}) > 1 else 0
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     tuned = fit(
         classifier, module, data, recipe, state,
@@ -114,7 +114,7 @@ def tune(
     )  # fmt: skip
     said = ""
     if blends:
-        said = _blended(classifier, module, data, tuned, before, domains)
+        said = _blended(task, classifier, module, data, tuned, before)
     return replace(
         _candidate(task, start, classifier, tuned, recipe, settings, said), arithmetic={settings.name: reason}
     )
@@ -127,10 +127,13 @@ def _recipe(task: Task, network: nn.Module, data: Labelled, settings: Settings) 
     if flags is None:
         sample = data.feed.plain(data.train[: min(batch, len(data.train))]).cpu()
         steps = settings.epochs * -(-len(data.train) // batch)
-        name = f"{task.backbone.name} {task.backbone.kwargs} {settings.name} {train.unfreeze}"
-        chosen = speed.decide(
-            task.workspace, train, copy.deepcopy(network), sample, len(task.data.classes),
-            steps=steps, device=task.device, name=name,
+        free = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        name = f"{task.backbone.name} {task.backbone.kwargs} {settings.name} {settings.phase} {free}"
+        chosen = distributed.from_first(
+            lambda: speed.decide(
+                task.workspace, train, copy.deepcopy(network), sample, len(task.data.classes),
+                steps=steps, device=task.device, name=name,
+            )
         )  # fmt: skip
         flags, reason = chosen.flags, chosen.reason
     return Recipe(
@@ -148,35 +151,46 @@ def _recipe(task: Task, network: nn.Module, data: Labelled, settings: Settings) 
 
 
 def _blended(
+    task: Task,
     classifier: Classifier,
     network: nn.Module,
     data: Labelled,
     tuned: Tuned,
     before: dict[str, torch.Tensor],
-    domains: list[str],
 ) -> str:
     """With a second domain to judge by: WiSE-FT and a soup of the last epochs; the best stays in ``classifier``."""
     labels = data.labels[data.validation]
+    groups = [task.data.groups[row] for row in data.validation]
+    _, domain, sizes = np.unique(
+        [task.data.domains[row] for row in data.validation], return_inverse=True, return_counts=True
+    )
+    weights = len(labels) / len(sizes) / sizes[domain]  # each domain counts the same
 
     def answer(tensors: dict[str, torch.Tensor]) -> np.ndarray:
         classifier.load_state_dict(tensors, strict=False)
         return logits_of(network, data.feed, data.validation)
 
-    def loss(logits: np.ndarray) -> float:
-        losses = calibrated_losses(logits, labels)
-        return float(np.mean([losses[np.array(domains) == domain].mean() for domain in sorted(set(domains))]))
+    def losses(logits: np.ndarray) -> np.ndarray:
+        weighted: np.ndarray = weights * calibrated_losses(logits, labels)
+        return weighted
 
-    chosen = soup.blend(before, tuned.tensors, tuned.snapshots, answer, loss)
+    classifier.to(task.device)
+    network.to(task.device)
+    chosen = soup.blend(
+        before, tuned.tensors, tuned.snapshots, answer, losses, lambda values: clustered_error(values, groups)
+    )
     tuned.tensors, tuned.logits = chosen.tensors, chosen.logits
     classifier.load_state_dict(chosen.tensors, strict=False)
+    classifier.to("cpu")
     return f" {chosen.report}"
 
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, feed: Feed, rows: np.ndarray, batch: int = BATCH) -> np.ndarray:
-    """float32 [len(rows), classes] of the plain images; the network's modes are the caller's affair."""
+    """float32 [len(rows), classes] of the plain images, where the network is; its modes are the caller's affair."""
+    place = next(network.parameters()).device
     parts = [
-        network(feed.plain(rows[start : start + batch]))[0].float().cpu().numpy()
+        network(feed.plain(rows[start : start + batch]).to(place))[0].float().cpu().numpy()
         for start in range(0, len(rows), batch)
     ]
     return np.concatenate(parts)
@@ -223,7 +237,8 @@ def _key(task: Task, start: Candidate, recipe: Recipe, settings: Settings) -> st
         "plan": [task.plan.name, task.plan.loss_weights.tolist()],
         "weights": [task.backbone.weights["digest"], task.backbone.name, task.backbone.kwargs],
         "fingerprint": task.backbone.preprocessing.fingerprint(),
-        "recipe": repr(recipe),
+        # Of several processes each has a GPU of its own, and all must find the one state.
+        "recipe": repr(replace(recipe, device=recipe.device.split(":")[0])),
         "settings": repr(settings),
         "params": repr(task.train),
         "start": start.logits.tobytes().hex(),

@@ -32,6 +32,7 @@ DATA_CONFIG = (
     "num_classes",
     "license",
 )
+NAMED = 8  # names in an error, where none is near
 PROBE_SECONDS = 5.0  # to find out whether the Hub answers; its own retries take most of a minute
 OTHER_WAYS = (
     "Other ways, in params.yaml: model.weights: bundled (for the sample), model.weights: <path> (a timm local-dir "
@@ -186,10 +187,26 @@ def _unreachable(endpoint: str) -> str | None:
 
 def check_name(name: str) -> None:
     """Raises ParamsError, with the nearest names, where neither timm nor our torchvision adapter has ``name``."""
-    architecture = name.split(".")[0]
+    from timm.models import get_pretrained_cfg
+
+    architecture, dot, tag = name.partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+        known = timm.list_models()
+        near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.5)
+        if not near and architecture:  # a short name is near to none, but part of many
+            near = sorted((one for one in known if architecture.lower() in one), key=len)[:NAMED]
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise ParamsError(
             f"model.backbone {name!r} is no architecture of timm {timm.__version__}, nor torchvision's SqueezeNet{hint}"
         )
+    if not dot:
+        return
+    try:
+        get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = [other.partition(".")[2] for other in timm.list_pretrained(f"{architecture}.*")]
+        near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.5) or tags[:NAMED]
+        raise ParamsError(
+            f"model.backbone {name!r}: timm {timm.__version__} has no weights {tag!r} of {architecture}"
+            + (f"; nearest: {', '.join(f'{architecture}.{one}' for one in near)}" if near else "")
+        ) from error
