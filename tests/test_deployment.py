@@ -106,9 +106,9 @@ def messages(server: PrefectServer, run: dict[str, object]) -> str:
 
 def test_everything_is_registered_once(deployed: PrefectServer) -> None:
     deployments = {str(one["name"]): one for one in deployed.post("deployments/filter")}
-    assert set(deployments) == {"retrain", "retrain-gpu", "watch", "release"}
     pools = {name: one["work_pool_name"] for name, one in deployments.items()}
-    assert pools == {"retrain": "local", "retrain-gpu": "gpu", "watch": "local", "release": "local"}
+    local = dict.fromkeys(("retrain", "watch", "release", "compact"), "local")
+    assert pools == local | {"retrain-gpu": "gpu"}
     # The GPU's deployment is the other one elsewhere: what it needs there, `train.processes: auto` finds out.
     for key in ("entrypoint", "path", "job_variables"):
         assert deployments["retrain-gpu"][key] == deployments["retrain"][key], key
@@ -118,7 +118,9 @@ def test_everything_is_registered_once(deployed: PrefectServer) -> None:
         name: [schedule["schedule"]["cron"] for schedule in one["schedules"]]  # type: ignore[index, attr-defined]
         for name, one in deployments.items()
     }
-    assert crons == {"retrain": ["0 3 * * 0"], "watch": ["*/15 * * * *"], "retrain-gpu": [], "release": []}
+    assert crons == {
+        "retrain": ["0 3 * * 0"], "watch": ["*/15 * * * *"], "compact": ["30 1 * * *"], "retrain-gpu": [], "release": [],
+    }  # fmt: skip
     (automation,) = deployed.post("automations/filter")
     (action,) = automation["actions"]  # type: ignore[misc, attr-defined]
     assert action["deployment_id"] == deployments["retrain"]["id"]
@@ -273,6 +275,7 @@ def test_each_news_is_one_message_and_a_receiver_that_is_down_costs_none(
 ) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
+    from flows.compact import compact
     from flows.watch import watch
 
     workspace, world = monitored.workspace_at(tmp_path), monitored.World()
@@ -354,3 +357,13 @@ def test_each_news_is_one_message_and_a_receiver_that_is_down_costs_none(
         looks("the challenger was not promoted", "a person is needed", "a new champion", "rolled back")
     assert "<!channel>" not in json.dumps(Receiver.got), "what a chat acts on is text"
     assert decisions(workspace).count("notify_failed") == 1
+    # The daily compaction, here because there is a log to compact.
+    state = compact(return_state=True)
+    assert state.is_completed(), state.message
+    assert str(state.message).startswith("60 rows of 1 segments are in ")
+    assert not list(workspace.log.glob("*/*.log"))
+    assert len(list((workspace.log / "archive").rglob("*.parquet"))) == 1
+    workspace.params.write_text("log: {archive: 'nowhere://bucket/log'}\n")
+    state = compact(return_state=True)
+    assert state.is_failed()
+    assert "nowhere://bucket/log" in str(state.message)
