@@ -17,11 +17,21 @@ from typing import Any
 import numpy as np
 
 from flows.demo_report import Story, write_report
+from flows.demo_shadow import in_shadow
 from flows.demo_stage import Stage, accuracy, send
-from flows.demo_workspace import WINDOW, answer_from, as_shipped, copy_checkout, images_of, line_b
+from flows.demo_workspace import (
+    WINDOW,
+    answer_from,
+    as_shipped,
+    copy_checkout,
+    images_of,
+    line_b,
+    serve_at,
+)
 from flows.server import free_port
 from pipeline.artifacts import read_json, write_json
 from pipeline.errors import StateError, VisionloopError
+from pipeline.params import Params
 
 QUIET = {"clean": 80, "scratch": 48, "pit": 37, "patch": 31, "crack": 28, "inclusion": 26}
 """Production images of line-a that nobody trained on: 250, in the sample's own mixture of classes."""
@@ -32,6 +42,7 @@ def first_model(stage: Stage, root: Path) -> dict[str, Any]:
     with stage.step("set_up", "A workspace of its own, and a Prefect server for the flows"):
         copy_checkout(root, stage.workspace)
         as_shipped(stage.workspace)
+        serve_at(stage.workspace, free_port())
         stage.start_prefect()
     with stage.step(
         "first_repro", "sample → ingest → validate → split → balance → train → bundle → evaluate → gate"
@@ -99,7 +110,7 @@ def ask_champion(workspace: Path, images: list[tuple[Path, str]]) -> list[tuple[
 
 
 def labels_and_retrain(stage: Stage, episode: str) -> tuple[dict[str, int], dict[str, Any]]:
-    """Steps 6 and 7: the queue is answered, the labels taken back, a challenger trained, judged, released."""
+    """Steps 6 and 7: the queue is answered, the labels taken back, a challenger trained and judged."""
     queue = stage.workspace / "var/queue" / episode
     with stage.step(
         "labels", "Labels: the queue is answered (from the sample's ground truth, in place of a person)"
@@ -141,6 +152,7 @@ def play(stage: Stage, root: Path) -> Story:
         story.before = ask_champion(stage.workspace, held_out)
     summary["shift"]["accuracy_new_domain"] = accuracy(story.before)
     summary["labels"], verdict = labels_and_retrain(stage, episode)
+    summary["shadow"] = in_shadow(stage, url)
     stage.stop("service")
     url = serve_champion(stage)
     with stage.step("measure_after", "How well the new champion answers on the same images"):
@@ -162,7 +174,7 @@ def serve_champion(stage: Stage) -> str:
     """Serve the Bento that the release built, from the store; returns its address."""
     pointer = read_json(stage.workspace / "var/registry/champion.json")
     release = read_json(stage.workspace / "var/registry/releases" / f"{pointer['digest']}.json")
-    port = free_port()
+    port = Params.load(stage.workspace / "params.yaml").serve.port
     with stage.step("service", "The service: the built Bento, from BentoML's store"):
         url = f"http://127.0.0.1:{port}"
         command = ("bentoml", "serve", release["bento"], "--host", "127.0.0.1", "--port", str(port))
@@ -207,7 +219,6 @@ def tell(story: Story, stage: Stage, folder: Path) -> None:
 def drift_over_time(stage: Stage) -> tuple[list[tuple[int, float, str]], float]:
     """(images seen, e-value, camera) after each window, and the e-value that raises the alarm."""
     from monitoring.drift import log10_threshold
-    from pipeline.params import Params
 
     points, seen, camera = [], 0, "line-a"
     for step in journal_steps(stage):
@@ -239,6 +250,7 @@ def closing_table(story: Story, folder: Path) -> str:
         ("line-b arrives", f"alarm after {s['shift']['images_to_alarm']} images"),
         ("labels", f"{s['labels']['asked']} asked, {s['labels']['answered']} answered"),
         ("second verdict", s["second"]["decision"]),
+        ("in shadow", s["shadow"].removeprefix("in shadow ")),
         (
             "accuracy on line-b",
             f"{s['shift']['accuracy_new_domain']:.3f} → {s['second']['accuracy_new_domain']:.3f}",

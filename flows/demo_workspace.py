@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.artifacts import digest_file
 
 WINDOW = 50  # images; more points for the plots than the default gives
+SHADOWED = 20  # requests that the challenger answers beside the champion; what is shipped asks for more
 SENT_SHARE = 0.6  # of line-b's parts that production sends; the rest measures the accuracy before and after
 
 
@@ -87,6 +88,17 @@ def as_shipped(workspace: Path) -> None:
     labels.write_text(labels.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
     for name in ("dvc.lock", "data/labelled.dvc"):
         (workspace / name).unlink(missing_ok=True)
+
+
+def serve_at(workspace: Path, port: int) -> None:
+    """The demo's service listens at ``port``, and a challenger answers beside it for a few images."""
+    import yaml
+
+    path = workspace / "params.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content["serve"] |= {"host": "127.0.0.1", "port": port}
+    content["release"] |= {"shadow_images": SHADOWED}
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def line_b(workspace: Path) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:

@@ -2,10 +2,11 @@
 
 Any notification block will do (Slack, Teams, e-mail, a webhook of one's own): make it in Prefect's UI under
 that name, and it is used; without one, nothing is sent. What was sent is kept in ``var/notified.json``, so that
-each episode's state is told once, however often the watch looks. A receiver that is down costs a row in the
-journal, and the message goes out with the next look, for a day.
+each time an episode comes into a state is told once, however often the watch looks. A receiver that is down costs a
+row in the journal, and the message goes out with the next look, for a day.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from prefect import get_run_logger
 
 from flows.pages import plain
 from monitoring.journal import Journal, Step
+from monitoring.states import TRANSITIONS
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.errors import StateError
 from pipeline.lock import alone
@@ -31,6 +33,7 @@ SUBJECTS = {
     "needs_human": "a person is needed",
     "approval_asked": "a release waits for approval",
     "rejected": "the challenger was not promoted",
+    "failed": "a retrain broke",
     "promoted": "a new champion",
     "rolled_back": "rolled back",
 }
@@ -44,15 +47,19 @@ LOCK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class News:
-    """What to tell, once: ``about`` an episode, a challenger or a move of the pointer that is in ``state``."""
+    """What to tell, once: ``about`` an episode, a challenger or a move of the pointer that is in ``state``.
+
+    ``entry`` counts how often it has come into that state: a person may be needed twice in one episode.
+    """
 
     about: str
     state: str
     text: str
+    entry: int = 1
 
     @property
     def key(self) -> str:
-        return f"{self.about} {self.state}"
+        return f"{self.about} {self.state}" + (f" {self.entry}" if self.entry > 1 else "")
 
 
 def notify(workspace: Workspace, *, now: datetime) -> int:
@@ -102,12 +109,16 @@ def _send(block: "NotificationBlock", workspace: Workspace, journal: Journal, no
 
 def _news(workspace: Workspace, steps: Sequence[Step], since: datetime) -> Iterator[News]:
     """Rows of the journal, then moves of the pointer that no row tells of."""
-    fresh = [step for step in steps if step.time >= since and step.decision in SUBJECTS]
-    for step in fresh:
+    fresh = []
+    for step, entry in _entries(steps):
+        if step.time < since or step.decision not in SUBJECTS:
+            continue
+        fresh.append(step)
         asked = step.detail.get("flow_run") or step.detail.get("challenger")
-        about = asked if step.decision == "approval_asked" else step.episode
-        if about:
-            yield News(about, step.decision, step.reason)
+        if step.decision == "approval_asked" and asked:
+            yield News(asked, step.decision, step.reason)
+        elif step.decision != "approval_asked" and step.episode:
+            yield News(step.episode, step.decision, step.reason, entry)
     try:
         moves = Registry(workspace.registry).history()
     except StateError:
@@ -122,6 +133,22 @@ def _news(workspace: Workspace, steps: Sequence[Step], since: datetime) -> Itera
             continue
         digest = move["digest"][:12]
         yield News(f"{digest}@{move['since']}", state, f"{digest}, by {move['by']}: {move['why']}")
+
+
+def _entries(steps: Sequence[Step]) -> Iterator[tuple[Step, int]]:
+    """Each row, and how often its episode has come into the row's state by then.
+
+    A wake-up repeats the row of a state that lasts: that is no entry, where no row of another state, and nobody's
+    approval, lies in between.
+    """
+    standing: dict[str | None, str] = {}
+    entries: Counter[tuple[str | None, str]] = Counter()
+    for step in steps:
+        key = (step.episode, step.decision)
+        if step.decision in TRANSITIONS or step.decision == "approved":
+            entries[key] += standing.get(step.episode) != step.decision
+            standing[step.episode] = step.decision
+        yield step, entries[key]
 
 
 def _block() -> "NotificationBlock | None":

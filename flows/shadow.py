@@ -4,15 +4,16 @@ from prefect import get_run_logger
 
 from flows import lineage
 from flows.challenger import Challenger
+from monitoring import shadow
 from monitoring.episodes import advance, ask_human
-from monitoring.journal import Journal
+from monitoring.journal import Journal, Step
 from monitoring.leases import Lease
 from monitoring.policy import ASKED
-from monitoring.shadow import begin, end, requested, shadowed
 from pipeline import clock
 from pipeline.artifacts import Workspace, read_json, write_json
-from pipeline.errors import RefusedError
+from pipeline.errors import RefusedError, StateError
 from pipeline.params import Params
+from pipeline.serving import address, answering
 
 __all__ = ["beside"]
 
@@ -25,17 +26,17 @@ def beside(
     Raises:
         RefusedError: it failed there, or agrees too little; a person is asked.
     """
-    wanted, digest = params.release.shadow_images, challenger.digest
-    seen = shadowed(workspace, digest, wanted, params.release.min_shadow_agreement)
+    digest, wanted = challenger.digest, shadow.wanted(params.release.shadow_images)
     if not wanted or challenger.champion is None:
         return None
+    seen = shadow.shadowed(workspace, digest, wanted, params.release.min_shadow_agreement)
     record = lineage.record_path(workspace, digest)
     if approve and seen.against:
         told = f"{seen.words}: {seen.against}; approved all the same: {approve}"
         write_json(record, read_json(record) | {"shadow": told})
         return None
     if seen.images >= wanted and seen.against:
-        end(workspace)
+        shadow.end(workspace)
         told = f"{seen.words}: {seen.against}"
         if lease is not None:
             with Journal(workspace.journal) as journal:
@@ -46,9 +47,14 @@ def beside(
         get_run_logger().info("%s", seen.words)
         write_json(record, read_json(record) | {"shadow": seen.words})
         return None
-    if requested(workspace) != digest:
+    if shadow.requested(workspace) != digest:
+        missing = _missing(params, challenger)
+        if missing is not None:
+            write_json(record, read_json(record) | {"shadow": missing})
+            _journal(workspace, challenger, lease, missing)
+            return None
         now = clock.now()
-        begin(workspace, digest, wanted, now)
+        shadow.begin(workspace, digest, wanted, now)
         if lease is not None:
             with Journal(workspace.journal) as journal:
                 why = f"{digest[:12]} answers beside the champion, unseen, for {wanted} images (release.shadow_images)"
@@ -57,3 +63,36 @@ def beside(
         f"shadow: {digest[:12]} has answered {seen.images} of {wanted} images beside the champion; run `python -m "
         "flows.release` again, or let the watch do it"
     )
+
+
+def _missing(params: Params, challenger: Challenger) -> str | None:
+    """Why there is nothing to shadow; None where a service answers with the champion, or a number of images is set."""
+    if params.release.shadow_images != "auto":
+        return None
+    try:
+        found = answering(address(params.serve))
+    except StateError as error:
+        return f"{error}: nothing to shadow"
+    if found.digest is None:
+        return f"no service answers at {found.url}: nothing to shadow"
+    if found.digest != challenger.champion:
+        said = f"answers with {found.digest[:12]}, not with the champion {str(challenger.champion)[:12]}"
+        return f"the service at {found.url} {said}: nothing to shadow"
+    return None
+
+
+def _journal(workspace: Workspace, challenger: Challenger, lease: Lease | None, reason: str) -> None:
+    """That the release goes on without a shadow, where there is a journal."""
+    get_run_logger().info("%s", reason)
+    if not workspace.journal.exists():
+        return
+    with Journal(workspace.journal) as journal:
+        journal.record(
+            Step(
+                time=clock.now(),
+                decision="infra_validating",
+                reason=reason,
+                champion=challenger.champion,
+                episode=lease.episode if lease else None,
+            )
+        )

@@ -80,11 +80,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _status(workspace: Workspace, _: argparse.Namespace) -> str:
     from monitoring.journal import Journal
+    from monitoring.log_mode import lossy
     from monitoring.words import status
-    from pipeline.params import Params
 
-    lossy = "Log       lossy (log.mode): answers may be missing from it, and from what the watch sees\n"
-    note = lossy if workspace.params.exists() and Params.load(workspace.params).log.mode == "lossy" else ""
+    said = lossy(workspace)
+    note = f"Log       {said}\n" if said else ""
     if not workspace.journal.exists():
         return (
             f"{note}Nothing was watched yet: {workspace.journal} is not there.\nNext: python -m flows.watch"

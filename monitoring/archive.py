@@ -199,10 +199,19 @@ def alone(log: Path) -> Iterator[None]:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """fsspec's for ``url``; Arrow's own (s3, gs, hdfs) where fsspec wants a package that is not installed."""
+    """fsspec's for ``url``; Arrow's own (s3, gs, hdfs) where fsspec wants a package that is not installed.
+
+    Raises:
+        ImportError: neither can; names the package.
+        ValueError, OSError: the URL, or what it names, is not understood or not there.
+    """
     try:
         files, root = fsspec.url_to_fs(url)
-    except ImportError:
-        own, root = pyarrow.fs.FileSystem.from_uri(url)
+    except ImportError as missing:
+        try:
+            own, root = pyarrow.fs.FileSystem.from_uri(url)
+        except (ValueError, OSError, NotImplementedError) as error:
+            said = str(error).splitlines()[0]
+            raise ImportError(f"{missing}; without it Arrow's own client was tried: {said}") from error
         files = ArrowFSWrapper(own)
     return files, root.rstrip("/")

@@ -7,7 +7,8 @@ ids as sha256, which shows that an id was forgotten to whoever brings it, and no
 
 Requests that come later are not covered, nor what was made of an image before: labelled images in data/ (DVC's), contact
 sheets and reports. What a challenger answered in shadow is kept without the request's id; ids in the journal (its
-cursor, where an episode began) name nothing any more.
+cursor, where an episode began) name nothing any more. The evidence there is made of embeddings: a few of the last
+images, and a fading sum of all; the command says so.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.archive import Archive, Part, alone
+from monitoring.evidence import BURST
 from monitoring.labels import read_labels
 from monitoring.queue_files import Item, withdraw
 from monitoring.window import kept_path
@@ -188,6 +190,13 @@ def _left(workspace: Workspace, found: _Found, labelled: dict[str, str], done: F
         "`dvc gc` where its copies are."
         for path in labelled.values()
     ]
+    if found.lines and workspace.journal.exists():
+        done.left.append(
+            f"{workspace.relative(workspace.journal)} holds no picture and no answer of it, and the ids in its cursor name "
+            f"nothing any more; but its evidence may hold the embeddings, numbers without an id: those of the last {BURST} "
+            "images that counted, and a fading sum. Newer images displace them; what earlier champions' evidence holds "
+            "stays until that file is moved away."
+        )
     sheets = workspace.home / "monitoring"
     if done.images and (any(sheets.glob("*/*.png")) or workspace.replay.exists()):
         done.left.append(

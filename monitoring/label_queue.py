@@ -106,7 +106,8 @@ def write(
         for item in items[len(asked) :]:
             with atomic_path(folder / item.file) as temporary:
                 shutil.copyfile(sources[item.file], temporary)
-        describe(folder, episode, items, reference.classes, params)
+        first, last = window.rows[0].time, window.rows[-1].time
+        describe(folder, episode, items, reference.classes, params, first=first, last=last)
     return items
 
 

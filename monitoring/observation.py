@@ -54,11 +54,13 @@ def observed(workspace: Workspace, params: Params, episode: Episode, images: int
         old = hits_of(workspace, episode.champion)
     enough = asked > 0 and new.labelled >= ANSWERED * min(params.label.min_labels, asked)
     told = f"{images} of {wanted} images (watch.observe_images), {new.labelled} of {asked} asked labels back"
-    if not enough or not old.labelled:
-        which = "" if old.labelled else "; nothing is known of the old one's accuracy"
-        return Observed(images, wanted, f"{told}{which}", labelled=enough)
+    if not enough:
+        return Observed(images, wanted, told, labelled=False)
+    if not old.labelled:
+        words = f"{told}: {new}; of the old one no randomly asked image is labelled"
+        return Observed(images, wanted, words, compared=False)
     low, high = difference(new, old, Z95 if images >= wanted else Z99)
-    words = f"{told}: {new} against the old one's {old}, difference {low:+.2f} to {high:+.2f}"
+    words = f"{told}: {new} against the old one's {old} on other images, difference {low:+.2f} to {high:+.2f}"
     return Observed(images, wanted, words, worse=high < 0)
 
 

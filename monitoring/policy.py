@@ -52,13 +52,26 @@ class Shadowed:
 
 @dataclass(frozen=True)
 class Observed:
-    """How the new champion does; ``worse``: its labelled accuracy is below the old one's by more than the interval."""
+    """How the new champion does; ``worse``: its labelled accuracy is below the old one's by more than the interval.
+
+    ``labelled``: enough of its asked images are; ``compared``: there are labels of the old one to compare them with.
+    """
 
     images: int
     wanted: int
     words: str
     worse: bool = False
     labelled: bool = True
+    compared: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """What an observation that ends without a rollback has shown."""
+        if not self.labelled:
+            return "its labels did not come, so it was compared with nothing"
+        if not self.compared:
+            return "but not compared with the old one"
+        return "not worse than the old one by more than the interval"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +203,8 @@ def _standing(s: Situation) -> Action:
     if seen.worse:
         return Action("rolled_back", seen.words, "rolled_back")
     if seen.images >= seen.wanted and (seen.labelled or _late(s)):
-        how = "not worse than the old one" if seen.labelled else "its labels did not come"
-        return Action("monitoring", f"the new champion was observed, {how}: {seen.words}", "monitoring")
+        reason = f"the new champion was observed, {seen.verdict}: {seen.words}"
+        return Action("monitoring", reason, "monitoring")
     if s.alarm and seen.images >= seen.wanted:
         return Action("monitoring", f"a new drift ends the observation: {s.evidence}", "monitoring")
     return Action("observing", seen.words, None if s.state == "observing" else "observing")

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -47,9 +48,20 @@ class Item:
 
 
 def describe(
-    folder: Path, episode: Episode, items: Sequence[Item], classes: Sequence[str], params: Params
+    folder: Path,
+    episode: Episode,
+    items: Sequence[Item],
+    classes: Sequence[str],
+    params: Params,
+    *,
+    first: datetime,
+    last: datetime,
 ) -> None:
-    """Write all files but the images. The manifest comes first: what queue.csv asks, the intake must know."""
+    """Write all files but the images. The manifest comes first: what queue.csv asks, the intake must know.
+
+    Args:
+        first, last: when the images were answered that the items were drawn from.
+    """
     table = _csv(items)
     manifest = {
         "episode": episode.id,
@@ -57,6 +69,7 @@ def describe(
         "seed": params.seed,
         "classes": list(classes),
         "table": hashlib.sha256(table.encode()).hexdigest(),
+        "images": {"first": first.isoformat(), "last": last.isoformat()},
         "items": [vars(item) for item in items],
     }
     write_json(folder / "manifest.json", manifest)

@@ -7,12 +7,20 @@ client has its answer (``services/shadow.py``).
 import json
 from datetime import datetime
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from monitoring.accuracy import Hits
 from monitoring.policy import Shadowed
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.errors import DataError
+
+AUTO = 50
+"""Images of ``release.shadow_images: auto``, where a service answers."""
+
+
+def wanted(images: int | Literal["auto"]) -> int:
+    """How many images ``release.shadow_images`` asks for."""
+    return AUTO if images == "auto" else images
 
 
 def begin(workspace: Workspace, digest: str, images: int, now: datetime) -> None:

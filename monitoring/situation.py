@@ -98,9 +98,8 @@ def _shadowed(stream: Stream, episode: Episode) -> Shadowed | None:
     if episode.state != "shadow" or episode.challenger is None:
         return None
     release = stream.params.release
-    return shadow.shadowed(
-        stream.workspace, episode.challenger, release.shadow_images, release.min_shadow_agreement
-    )
+    wanted = shadow.wanted(release.shadow_images)
+    return shadow.shadowed(stream.workspace, episode.challenger, wanted, release.min_shadow_agreement)
 
 
 def _observed(stream: Stream, episode: Episode) -> Observed | None:

@@ -34,6 +34,9 @@ from pipeline.artifacts import Workspace
 from pipeline.params import Params
 from pipeline.registry import Registry
 
+LOOKING = ("insufficient_data", "quiet", "drifting", "observing")
+"""Decisions on what the champion answered: their reason says where another model answers too."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -205,10 +208,11 @@ class _Wake:
         if explanation is not None and action.kind == "drift_open":
             action = replace(action, reason=f"{explanation.text} {action.reason}")
         drifting = episode is not None and (alarm.raised or episode.state not in STANDING)
+        action = Action("drifting", alarm.words) if drifting else action
         step = Step(
             time=self.now,
-            decision="drifting" if drifting else action.kind,
-            reason=alarm.words if drifting else action.reason,
+            decision=action.kind,
+            reason=self._with_strangers(action).reason,
             champion=self.stream.champion,
             episode=episode.id if episode else None,
             window=window.name,
@@ -235,6 +239,10 @@ class _Wake:
     def _decide(self, episode: Episode | None, images: int, alarm: Alarm | None = None) -> Action:
         return decided(self.stream, self.journal, self.now, episode, images, alarm)
 
+    def _with_strangers(self, action: Action) -> Action:
+        said = self.stream.log.strangers.words if action.kind in LOOKING else None
+        return replace(action, reason=f"{action.reason.rstrip('.')}; {said}") if said else action
+
     def _due(self) -> Due | None:
         stream = self.stream
         found = due(self.workspace, stream.params, self.journal, stream.champion, stream.promoted, self.now)
@@ -249,7 +257,7 @@ class _Wake:
             champion, reason = self.stream.champion, action.reason
             if action.kind == "insufficient_data":
                 least = smallest(self.stream.measure, waiting, self.stream.params.watch.alpha)
-                reason = f"{reason}: {least.words}"
+                reason = self._with_strangers(replace(action, reason=f"{reason}: {least.words}")).reason
             step = Step(time=self.now, decision=action.kind, reason=reason, champion=champion)
             self.journal.record(step)
         return Outcome(
@@ -261,7 +269,7 @@ class _Wake:
         )
 
     def _with_episode(self, episode: Episode, explanation: Explanation | None) -> Outcome:
-        action = self._decide(episode, 0)
+        action = self._with_strangers(self._decide(episode, 0))
         if action.state:
             episode = self._moved(episode, action)
         else:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from monitoring.archive import Archive
+from monitoring.strangers import Strangers
 from pipeline.artifacts import STATISTICS, decode_embedding, decode_log_line
 
 _KEPT = re.compile(r"(?:[0-9a-f]{2}/)?([0-9a-f]{64})(\.[a-z]{3,4})")
@@ -111,6 +112,7 @@ class Log:
         torn: segments that end in a line without its end: being written, or cut off by a kill.
         duplicates: rows whose request id was read before, dropped.
         others: rows that another model answered, passed over.
+        strangers: what a service that was not restarted answers with another model.
     """
 
     folder: Path
@@ -131,6 +133,7 @@ class Log:
         self._offsets: dict[str, int] = {}
         self._heap: list[tuple[datetime, str, int, Row, Iterator[tuple[int, Row]]]] = []
         self._waiting: deque[tuple[str, int, Row]] = deque()
+        self.strangers = Strangers(self.since)
         before = self.cursor.get("segments", {})
         self._archive = Archive(self.folder, self.archive)
         self._unopened = deque(self._segments())
@@ -201,12 +204,16 @@ class Log:
     def _wanted(self, raw: dict[str, Any]) -> Row | None:
         if raw["model"] != self.champion:
             self.others += 1
+            self.strangers.add(raw)
             return None
         row = _row(raw, self.classes, self.embedding_size)
         if row is None:
             self.damaged += 1
             return None
-        return row if self.since is None or row.time >= self.since else None
+        if self.since is not None and row.time < self.since:
+            return None
+        self.strangers.own(row.time)
+        return row
 
     def _advance(self, name: str, rows: Iterator[tuple[int, Row]]) -> None:
         for offset, row in rows:

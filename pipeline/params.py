@@ -262,12 +262,13 @@ class Release:
     sandbox_timeout_seconds: float = 120.0
     approval: Literal["none", "required"] = "none"
     approval_timeout_hours: float = 72.0
-    shadow_images: int = 0
+    shadow_images: int | Literal["auto"] = "auto"
     min_shadow_agreement: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.approval_timeout_hours > 0, "release.approval_timeout_hours must be above 0")
-        _require(self.shadow_images >= 0, "release.shadow_images must not be negative; 0 is no shadow")
+        known = self.shadow_images == "auto" or self.shadow_images >= 0
+        _require(known, "release.shadow_images must be auto, or not negative; 0 is no shadow")
         _share("release", min_shadow_agreement=self.min_shadow_agreement)
 
 

@@ -24,6 +24,7 @@ from pipeline.errors import DataError, ParamsError, StateError
 from pipeline.params import Log
 from services.prediction_log import PredictionLog
 from services.retention import prune
+from tests import tiny_s3
 from tests.monitored import (
     CLASSES,
     SIZE,
@@ -207,9 +208,44 @@ def test_the_archive_lies_where_a_url_says(tmp_path: Path, url: str) -> None:
     files.rm(root, recursive=True)
 
 
-def test_a_url_that_nobody_understands_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"log\.archive 'nonsense://x'"):
-        Archive(tmp_path, "nonsense://x")
+@pytest.mark.slow
+def test_s3_is_spoken_by_arrow_s_own_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, url = logged(tmp_path / "w"), "s3://bucket/log"
+    wanted = drained(reader(workspace))
+    with tiny_s3.store() as (host, store):
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}", "AWS_REGION": "eu-west-1",
+            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        assert drained(reader(workspace, archive=url)) == wanted, "a bucket that is empty yet"
+        assert compact(workspace, replace(LOG, archive=url), now=NOW).rows == 46
+        assert segments(workspace) == []
+        assert sorted(name.rsplit("/", 2)[0] for name in store.objects) == [
+            *["bucket/log/date=2026-03-01"] * 3, "bucket/log/date=2026-03-02",
+        ]  # fmt: skip
+        assert drained(reader(workspace, archive=url)) == wanted
+        part = Archive(workspace.log, url).parts(MODEL)[0]
+        assert Archive(workspace.log, url).drop(part, {wanted[0]}) == 1
+        assert set(drained(reader(workspace, archive=url))) == set(wanted[1:])
+        expired = compact(workspace, replace(LOG, archive=url, archive_days=1), now=NOW).expired
+        assert len(expired) == 4
+        assert drained(reader(workspace, archive=url)) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nonsense://x", r"log\.archive 'nonsense://x'"),
+        (
+            "abfs://box/log",
+            r"log\.archive 'abfs://box/log' can't be used: Install adlfs .* Arrow's own client",
+        ),
+    ],
+)
+def test_a_url_that_can_not_be_used_is_named_and_what_it_wants(tmp_path: Path, url: str, says: str) -> None:
+    with pytest.raises(ParamsError, match=says):
+        Archive(tmp_path, url)
 
 
 def test_a_store_that_does_not_answer_is_an_error_not_an_empty_archive(

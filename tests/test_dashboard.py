@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from monitoring.dashboard import draw
+from monitoring.dashboard.due import due, read_drawn
 from monitoring.dashboard.point import Point, thresholds
-from monitoring.journal import Journal
+from monitoring.journal import Episode, Journal, Step
 from monitoring.label_queue import items_of
 from monitoring.labels import Label, append_labels
+from monitoring.queue_files import Item, describe
+from monitoring.stream import Stream
 from monitoring.watch import wake
 from pipeline.artifacts import Workspace
+from pipeline.registry import Registry
 from tests import monitored
 from tests.monitored import START, World, answer, params_for_tests, promote, workspace_at
 
@@ -101,6 +106,74 @@ def test_an_error_while_drawing_is_told_and_the_decision_stands(tmp_path: Path) 
     assert outcome.report_error is not None
     with Journal(workspace.journal) as journal:
         assert [step.decision for step in journal.steps()] == ["quiet", "report_failed"]
+
+
+def test_a_backlog_is_drawn_to_its_end_and_labels_of_the_oldest_window_still_reach_it(tmp_path: Path) -> None:
+    workspace, world = workspace_at(tmp_path), World()
+    digest = promote(workspace, [world.shot() for _ in range(60)])
+    answer(workspace, digest, [world.shot() for _ in range(300)], kept=False)
+    champion = Registry(workspace.registry).champion()
+    assert champion is not None
+    params = params_for_tests(window=5, min_window=5)
+    with Journal(workspace.journal) as journal:
+        stream = Stream.of(workspace, params, champion, journal)
+    windows, steps = [], []
+    while (window := stream.next_window()) is not None:
+        first, last = (window.rows[end].time.isoformat() for end in (0, -1))
+        detail = {"first": first, "traffic": {"last": last}}
+        windows.append(window)
+        steps.append(
+            Step(time=START, decision="quiet", reason="", window=window.name, images=5, detail=detail)
+        )
+    assert len(steps) == 60
+
+    def drawn_now(drawn: dict) -> tuple[list[str], dict]:
+        """Names that are due, newest first, and what is remembered once they are drawn."""
+        found = due(stream, steps, drawn)
+        now = {str(one.step.window): {"labels": len(one.correct), "run": None} for one in found.due}
+        hits = drawn["hits"] if found.hits is None else found.hits
+        return list(now), {"windows": drawn["windows"] | now, "hits": hits}
+
+    newest_first = [window.name for window in reversed(windows)]
+    first, drawn = drawn_now(read_drawn(workspace.evidently))
+    assert first == newest_first[:50]
+    second, drawn = drawn_now(drawn)
+    assert second == newest_first[50:], "the oldest have waited, and are drawn by the next"
+    assert drawn_now(drawn) == ([], drawn)
+
+    queue, rows = workspace.queue / ("a" * 16), windows[0].rows
+    queue.mkdir(parents=True)
+    items = [Item(row.kept_id, "x", True, "random", row.label, 1.0, 0.5, "", "0") for row in rows[:2]]
+    opened = Episode(
+        id=queue.name, version=1, state="awaiting_labels", champion=digest, reference="r", window="w",
+        since=START, opened=START, changed=START, why="darker",
+    )  # fmt: skip
+    describe(queue, opened, items, windows[0].classes, params, first=rows[0].time, last=rows[-1].time)
+    labels = [Label(item.image_id, "x", "none of them", "d", "g", "test", "me", START) for item in items]
+    append_labels(workspace.labels, labels)
+    read = []
+    since = stream.since
+    stream.since = lambda time, most: (read.append(time), since(time, most))[1]
+    late, drawn = drawn_now(drawn)
+    assert late == [windows[0].name], "59 windows later"
+    assert drawn["windows"][windows[0].name]["labels"] == 2
+    assert read == [rows[0].time], "of 60 windows the log is read for one"
+    assert drawn_now(drawn) == ([], drawn)
+    assert len(read) == 1, "and not again at each wake-up"
+
+
+def test_a_window_that_the_log_lost_is_not_looked_for_again(tmp_path: Path) -> None:
+    workspace, world = workspace_at(tmp_path), World()
+    digest = promote(workspace, [world.shot() for _ in range(60)])
+    answer(workspace, digest, [world.shot() for _ in range(20)], kept=False)
+    champion = Registry(workspace.registry).champion()
+    assert champion is not None
+    with Journal(workspace.journal) as journal:
+        stream = Stream.of(workspace, params_for_tests(), champion, journal)
+    detail = {"first": START.isoformat()}
+    lost = Step(time=START, decision="quiet", reason="", window="20260301T080000-0", images=20, detail=detail)
+    assert draw(stream, [lost]) == 0
+    assert read_drawn(workspace.evidently)["windows"] == {lost.window: {"labels": 0, "run": None}}
 
 
 def test_column_thresholds_follow_the_number_of_images() -> None:

@@ -13,8 +13,11 @@ from typing import ClassVar
 import pytest
 
 from flows.listening import listening
-from monitoring.journal import Episode, Journal, Step
+from monitoring.episodes import advance, approve, ask_human, mark_failed, mark_rejected, mark_retrain_started
+from monitoring.journal import Episode, Journal
+from monitoring.leases import give_back
 from pipeline.artifacts import Workspace, read_json
+from pipeline.clock import now
 from pipeline.errors import StateError
 from pipeline.params import Params, Release
 from pipeline.registry import Registry
@@ -103,9 +106,9 @@ def messages(server: PrefectServer, run: dict[str, object]) -> str:
 
 def test_everything_is_registered_once(deployed: PrefectServer) -> None:
     deployments = {str(one["name"]): one for one in deployed.post("deployments/filter")}
-    assert set(deployments) == {"retrain", "retrain-gpu", "watch", "release"}
     pools = {name: one["work_pool_name"] for name, one in deployments.items()}
-    assert pools == {"retrain": "local", "retrain-gpu": "gpu", "watch": "local", "release": "local"}
+    local = dict.fromkeys(("retrain", "watch", "release", "compact"), "local")
+    assert pools == local | {"retrain-gpu": "gpu"}
     # The GPU's deployment is the other one elsewhere: what it needs there, `train.processes: auto` finds out.
     for key in ("entrypoint", "path", "job_variables"):
         assert deployments["retrain-gpu"][key] == deployments["retrain"][key], key
@@ -115,7 +118,9 @@ def test_everything_is_registered_once(deployed: PrefectServer) -> None:
         name: [schedule["schedule"]["cron"] for schedule in one["schedules"]]  # type: ignore[index, attr-defined]
         for name, one in deployments.items()
     }
-    assert crons == {"retrain": ["0 3 * * 0"], "watch": ["*/15 * * * *"], "retrain-gpu": [], "release": []}
+    assert crons == {
+        "retrain": ["0 3 * * 0"], "watch": ["*/15 * * * *"], "compact": ["30 1 * * *"], "retrain-gpu": [], "release": [],
+    }  # fmt: skip
     (automation,) = deployed.post("automations/filter")
     (action,) = automation["actions"]  # type: ignore[misc, attr-defined]
     assert action["deployment_id"] == deployments["retrain"]["id"]
@@ -270,6 +275,7 @@ def test_each_news_is_one_message_and_a_receiver_that_is_down_costs_none(
 ) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
+    from flows.compact import compact
     from flows.watch import watch
 
     workspace, world = monitored.workspace_at(tmp_path), monitored.World()
@@ -306,20 +312,58 @@ def test_each_news_is_one_message_and_a_receiver_that_is_down_costs_none(
         assert str(pictures[-1]["data"]).startswith("data:image/png;base64,")
         with Journal(workspace.journal) as journal:
             (episode,) = journal.episodes()
-            now = datetime.now(UTC)
-            for decision in ("rejected", "needs_human", "needs_human"):
-                journal.record(
-                    Step(time=now, decision=decision, reason="<!channel> 0.61", episode=episode.id)
-                )
+
+        def looks(*news: str) -> None:
+            """Two wake-ups tell what came since, once, after what was told before."""
+            before = len(Receiver.got)
+            assert all(watch(draw=False, return_state=True).is_completed() for _ in range(2))
+            assert subjects()[before:] == [f"visionloop: {one}" for one in news]
+
+        def retrained(end: str) -> None:
+            """A retrain of the episode that a person has let go on, up to its ``end``."""
+            with Journal(workspace.journal) as journal:
+                approve(journal, episode.id, by="ann", why="go on", now=now())
+                lease = mark_retrain_started(journal, episode.id, now=now(), labels=9)
+                assert lease is not None
+                advance(journal, lease, "training", now=now(), why="stage train begins")
+                if end == "failed":
+                    mark_failed(journal, episode.id, why="no disk", now=now(), lease=lease)
+                else:
+                    advance(journal, lease, "evaluating", now=now(), why="stage evaluate begins")
+                if end == "rejected":
+                    mark_rejected(journal, episode.id, challenger="c" * 64, why="<!channel> 0.61", now=now())
+                if end == "needs_human":
+                    ask_human(journal, episode.id, asks="verdict", why="too few images", now=now())
+                give_back(journal, lease)
+
+        with Journal(workspace.journal) as journal:
+            ask_human(journal, episode.id, asks="labels", why="no label came", now=now())
+        looks("a person is needed")
+        retrained("needs_human")
+        with Journal(workspace.journal) as journal:  # not its release: another retrain
+            journal.move(journal.episode(episode.id), "awaiting_labels", now=now())
+        retrained("failed")
+        retrained("rejected")
+        looks(
+            "a person is needed", "a retrain broke", "the challenger was not promoted", "a person is needed"
+        )
+        retrained("rejected")
         moves = [("promote", 2), ("rollback", 1)]
         lines = [
-            {"digest": name * 64, "since": (now - timedelta(minutes=minutes)).isoformat(), "by": "ann", "why": "tried", "action": action}
+            {"digest": name * 64, "since": (now() - timedelta(minutes=minutes)).isoformat(), "by": "ann", "why": "tried", "action": action}
             for (action, minutes), name in zip(moves, "ef", strict=True)
         ]  # fmt: skip
         (workspace.registry / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        for _ in range(2):
-            assert watch(draw=False, return_state=True).is_completed()
-    news = ["the challenger was not promoted", "a person is needed", "a new champion", "rolled back"]
-    assert subjects()[1:] == [f"visionloop: {one}" for one in news]
+        looks("the challenger was not promoted", "a person is needed", "a new champion", "rolled back")
     assert "<!channel>" not in json.dumps(Receiver.got), "what a chat acts on is text"
     assert decisions(workspace).count("notify_failed") == 1
+    # The daily compaction, here because there is a log to compact.
+    state = compact(return_state=True)
+    assert state.is_completed(), state.message
+    assert str(state.message).startswith("60 rows of 1 segments are in ")
+    assert not list(workspace.log.glob("*/*.log"))
+    assert len(list((workspace.log / "archive").rglob("*.parquet"))) == 1
+    workspace.params.write_text("log: {archive: 'nowhere://bucket/log'}\n")
+    state = compact(return_state=True)
+    assert state.is_failed()
+    assert "nowhere://bucket/log" in str(state.message)

@@ -16,6 +16,7 @@ from monitoring.forget import Forgotten, forget
 from monitoring.label_intake import take
 from monitoring.label_queue import items_of, write
 from monitoring.reference import load
+from monitoring.watch import wake
 from monitoring.window import Log as Reader
 from pipeline.artifacts import Workspace, encode_log_row, read_json
 from pipeline.errors import DataError
@@ -110,6 +111,7 @@ def test_a_row_and_its_image_go_by_any_of_their_ids(workspace: Workspace, by: st
     ]
     assert (begun["state"], ended["state"], ended["why"], ended["by"]) == ("begun", "done", "asked to", "ann")
     assert hashlib.sha256(one.encode()).hexdigest() in ended["ids"]
+    assert "journal" not in done.text, "nothing was watched, so no evidence holds anything"
     assert forgotten(workspace, one).before == [one]
 
 
@@ -139,6 +141,18 @@ def test_what_a_challenger_said_in_shadow_loses_the_request_s_id(workspace: Work
     found = [json.loads(line) for line in path.read_text().splitlines()]
     assert found == [{"request_id": other, "label": "pit"}, {"request_id": "0" * len(name), "label": "pit"}]
     assert left_on_disk(workspace, name) == []
+
+
+def test_what_the_evidence_still_holds_is_said(workspace: Workspace) -> None:
+    wake(workspace, PARAMS, now=NOW, draw=False)
+    name = list(rows(workspace))[-1]
+    done = forgotten(workspace, name)
+    assert done.rows == 1
+    assert left_on_disk(workspace, name) == [workspace.journal], (
+        "an id that names nothing any more, in its cursor"
+    )
+    assert "var/journal.sqlite holds no picture and no answer of it" in done.text
+    assert "the last 10 images that counted, and a fading sum" in done.text
 
 
 def test_an_image_that_others_sent_too_stays_and_the_answer_says_so(workspace: Workspace) -> None:

@@ -172,7 +172,8 @@ def test_predictions_are_hints_and_class_names_are_inert(tmp_path: Path) -> None
     item = Item("0" * 64, "images/x.png", True, "random", '=cmd("<script>")', 0.9, 1.0, "", "0")
     folder = tmp_path / "queue"
     folder.mkdir()
-    describe(folder, EPISODE, [item], ['=cmd("<script>")', "pit"], PARAMS)
+    classes = ['=cmd("<script>")', "pit"]
+    describe(folder, EPISODE, [item], classes, PARAMS, first=START, last=START)
     row = next(csv.DictReader((folder / "queue.csv").read_text(encoding="utf-8").splitlines()))
     assert row["predicted"].startswith("'=cmd")
     task = json.loads((folder / "labelstudio.json").read_text(encoding="utf-8"))[0]

@@ -34,6 +34,7 @@ def test_the_loop_closes(demo: Path) -> None:
     assert summary["shift"]["explanation"]
     assert summary["labels"]["answered"] == summary["labels"]["asked"] > 0
     assert summary["second"]["decision"] == "PROMOTE"
+    assert re.search(r"agreed with the champion on \d+ of 2\d .* 0 errors", summary["shadow"])
     assert summary["second"]["accuracy_new_domain"] >= summary["shift"]["accuracy_new_domain"] + 0.15
     assert summary["second"]["accuracy_old_domain"] >= summary["first"]["accuracy"] - 0.05
     assert summary["rollback"]["ok"] is True

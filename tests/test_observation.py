@@ -186,7 +186,8 @@ def test_a_good_champion_s_observation_ends_after_its_number_and_its_labels(tmp_
     line.label(asked, 2.6, most=10)  # two that nobody can tell
     outcome = line.wake(3)
     assert outcome.decision == "monitoring"
-    assert "not worse than the old one" in outcome.reason
+    assert "not worse than the old one by more than the interval" in outcome.reason
+    assert "the old one's 18 of 20 (0.90, 95 %: 0.70 to 0.97) on other images" in outcome.reason
     assert line_episode(line).state == "monitoring"
     champion = line.registry.champion()
     assert champion is not None

@@ -94,7 +94,12 @@ def test_without_a_champion_it_says_what_to_run(tmp_path: Path) -> None:
     words = written(workspace).words
     assert "There is no champion to watch" in words
     assert "python -m flows.release" in words
+    assert "lossy" not in words
     assert read_json(workspace.gauges)["decision"] == "no_champion"
+    for text, said in (("log: {mode: lossy}\n", True), ("log: [\n", False)):
+        workspace.params.write_text(text, encoding="utf-8")
+        assert wake(workspace, PARAMS, now=START).report_error is None
+        assert ("The log is lossy (log.mode): answers may be missing" in written(workspace).words) is said
 
 
 def test_an_open_episode_heads_the_page_with_figures_links_and_the_next_command(

@@ -126,7 +126,13 @@ def test_the_observation_ends_by_itself_by_a_rollback_or_by_a_new_drift() -> Non
     assert decide(unlabelled).kind == "observing"
     assert decide(replace(unlabelled, alarm=True)).state == "monitoring"
     assert decide(replace(unlabelled, waiting_since=NOW - timedelta(days=20))).state == "monitoring"
-    assert decide(replace(watched, observed=Observed(200, 200, ""))).state == "monitoring"
+    compared = decide(replace(watched, observed=Observed(200, 200, "")))
+    assert compared.state == "monitoring"
+    assert "not worse than the old one" in compared.reason
+    alone = decide(replace(watched, observed=Observed(200, 200, "", compared=False)))
+    assert alone.state == "monitoring"
+    assert "not compared with the old one" in alone.reason
+    assert "not worse" not in alone.reason, "of what nobody has looked at nothing is said"
     assert decide(replace(watched, observed=None)).state == "monitoring"
 
 

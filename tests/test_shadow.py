@@ -2,23 +2,27 @@
 
 import io
 import json
+import logging
 import time
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from flows.challenger import Challenger
+from flows.listening import listening
 from monitoring import shadow
 from monitoring.journal import Episode, Journal
-from pipeline.artifacts import Workspace, read_json
-from pipeline.params import Serve
+from pipeline.artifacts import Workspace, read_json, write_json
+from pipeline.params import Params, Release, Serve
 from pipeline.registry import Registry
 from services.shadow import WAITING, Asked, Shadow
 from tests import tiny_bundle, tiny_workspace
-from tests.live_service import LiveService
+from tests.live_service import LiveService, free_port
 from tests.prefect_server import PrefectServer
 
 NOW = datetime.now(UTC)
@@ -129,6 +133,58 @@ def test_too_little_agreement_speaks_against_it_only_beyond_the_interval(workspa
 
 
 @pytest.mark.slow
+def test_where_no_service_answers_with_the_champion_there_is_nothing_to_shadow(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import shadow as beside_the_champion
+
+    monkeypatch.setattr(beside_the_champion, "get_run_logger", lambda: logging.getLogger("test"))
+    champion, digest = "c" * 64, "d" * 64
+    record = workspace.registry / f"releases/{digest}.json"
+    challenger = Challenger(digest, {}, champion, None)
+
+    class Door(BaseHTTPRequestHandler):
+        answers: ClassVar[str] = "e" * 64
+
+        def do_GET(self) -> None:
+            body = json.dumps({"digest": self.answers}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def release(port: int, images: int | Literal["auto"] = "auto") -> tuple[str | None, str]:
+        """How far the shadow is, None where the pointer may move; and what the journal said last."""
+        write_json(record, {})
+        params = Params(release=Release(shadow_images=images), serve=Serve(port=port))
+        said = beside_the_champion.beside(workspace, params, challenger, None, None)
+        with Journal(workspace.journal) as journal:
+            last = journal.steps(1)
+        return said, last[0].reason if last else ""
+
+    silent = free_port()
+    told = f"no service answers at http://127.0.0.1:{silent}: nothing to shadow"
+    assert release(silent) == (None, "")
+    assert release(silent) == (None, told), "the journal says so, where there is one"
+    assert read_json(record) == {"shadow": told}
+    assert release(silent, 0) == (None, told)
+    assert not workspace.shadow_request.exists()
+    with listening(Door) as url:
+        port = int(url.rpartition(":")[2])
+        said, told = release(port)
+        assert said is None
+        assert "answers with eeeeeeeeeeee, not with the champion cccccccccccc: nothing to shadow" in told
+        Door.answers = champion
+        assert "has answered 0 of 50 images" in str(release(port)[0])
+    assert shadow.requested(workspace) == digest
+    shadow.end(workspace)
+    assert "has answered 0 of 7 images" in str(release(silent, 7)[0]), "a number waits for a service"
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_release_waits_for_the_shadow_and_the_client_sees_nothing_of_it(
     tmp_path: Path, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
@@ -136,11 +192,14 @@ def test_a_release_waits_for_the_shadow_and_the_client_sees_nothing_of_it(
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.release import release
+    from flows.retrain import retrain
 
     workspace = tiny_workspace.make(tmp_path / "workspace")
     monkeypatch.chdir(workspace.root)
     monkeypatch.delenv("VISIONLOOP_HOME", raising=False)
-    workspace.params.write_text("release: {golden_images: 4, shadow_images: 6}\n")
+    monkeypatch.setattr(shadow, "AUTO", 6)
+    port = free_port()
+    workspace.params.write_text(f"release: {{golden_images: 4}}\nserve: {{port: {port}}}\n")
     registry = Registry(workspace.registry)
     tiny_bundle.make(tmp_path / "first", gain=2.0)
     first = registry.add(tmp_path / "first")
@@ -156,7 +215,7 @@ def test_a_release_waits_for_the_shadow_and_the_client_sees_nothing_of_it(
     images = [picture(colour, seed) for seed in range(2) for colour in tiny_bundle.CLASSES]
     with (
         temporary_settings({PREFECT_API_URL: prefect_server.url}),
-        LiveService(workspace.root, VISIONLOOP_HOME=str(workspace.home)) as service,
+        LiveService(workspace.root, port=port, VISIONLOOP_HOME=str(workspace.home)) as service,
     ):
         before = [_seen(service, image) for image in images]
         state = release(return_state=True)
@@ -172,7 +231,8 @@ def test_a_release_waits_for_the_shadow_and_the_client_sees_nothing_of_it(
         champion = registry.champion()
         assert champion is not None
         assert champion.digest == first, "nothing has moved"
-        state = release(return_state=True)
+        # What the watch starts where it decides `release`.
+        state = retrain("the shadow is over", episode.id, release=True, return_state=True)
         assert state.is_completed(), state.message
         assert [_seen(service, image) for image in images] == before, (
             "it keeps the bundle that it started with"

@@ -15,6 +15,7 @@ from monitoring.episodes import approve, dismiss, mark_rejected, mark_retrain_st
 from monitoring.journal import Journal
 from monitoring.label_intake import take
 from monitoring.watch import Outcome, wake
+from monitoring.words import status, why
 from pipeline.artifacts import Workspace, digest_file
 from tests.monitored import START, World, answer, params_for_tests, promote, walked, workspace_at
 
@@ -69,6 +70,33 @@ def test_few_images_are_insufficient_and_wait(tmp_path: Path) -> None:
     outcome = woken(workspace, 2)
     assert outcome.decision == "quiet"
     assert len(outcome.windows[0].window) == 24
+
+
+def test_a_service_that_was_not_restarted_after_a_promotion_is_named(tmp_path: Path) -> None:
+    workspace, world = workspace_at(tmp_path), World()
+    shots = [world.shot() for _ in range(60)]
+    old = promote(workspace, shots)
+    answer(workspace, old, shots[:5])
+    new = promote(workspace, shots, name="second", since=START + timedelta(hours=1))
+    answer(workspace, old, shots[5:40], start=START + timedelta(hours=2))
+    said = f"35 rows of another model ({old[:12]}): restart the service"
+    outcome = woken(workspace, 3)
+    assert outcome.decision == "insufficient_data"
+    assert said in outcome.reason
+    with Journal(workspace.journal) as journal:
+        assert said in why(journal, 1)
+        assert said in status(workspace, journal)
+    assert said in (workspace.monitoring / "index.html").read_text(encoding="utf-8")
+    # Some of several workers still run with it: what the others answer is watched, and this said with it.
+    answer(workspace, new, shots[:20], start=START + timedelta(hours=4), writer="b")
+    answer(workspace, old, shots[:2], start=START + timedelta(hours=4, minutes=1))
+    outcome = woken(workspace, 5)
+    assert outcome.decision == "quiet"
+    assert f"37 rows of another model ({old[:12]}): restart the service" in outcome.reason
+    answer(workspace, new, shots[20:40], start=START + timedelta(hours=6), writer="b")
+    outcome = woken(workspace, 7)
+    assert outcome.decision == "quiet"
+    assert "another model" not in outcome.reason, "what came before the restart is no news any more"
 
 
 def test_the_alarm_explains_itself_and_asks(tmp_path: Path) -> None:

@@ -1,34 +1,27 @@
-"""Which windows are drawn, and what of each: a run once, and another one when its labels come back."""
+"""What is drawn of a window: a run once, and another one when its labels come back."""
 
 import contextlib
 import html
-import json
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from monitoring.contact_sheet import SHEET
+from monitoring.dashboard.due import DRAWN, Due, due, read_drawn
 from monitoring.dashboard.panels import Shown, project
 from monitoring.dashboard.point import NUMBERS, Point
 from monitoring.dashboard.runs import accuracy, columns
 from monitoring.drift import matched
 from monitoring.journal import Step
-from monitoring.label_queue import items_of
-from monitoring.labels import read_labels
 from monitoring.stream import Stream
 from monitoring.traffic import traffic
 from monitoring.window import Window
 from pipeline.artifacts import STATISTICS, write_json
 
-PROJECT = "visionloop"
 __all__ = ["draw"]
 
-DRAWN = "drawn.json"
-AT_ONCE = 50
-"""Windows that one wake-up draws; the oldest wait for the next."""
 SHEETS = 3
 """Contact sheets that the dashboard names, the last ones."""
 HIGHEST = 10.0
@@ -42,48 +35,20 @@ def draw(stream: Stream, steps: Sequence[Step]) -> int:
         Windows drawn. Nothing is imported where there is nothing to draw.
     """
     folder = stream.workspace.evidently
-    drawn = _drawn(folder)
-    hits = _hits(stream)
-    told = drawn["hits"] == len(hits)  # no label came since: what is drawn stays as it is
-    wanted = []
-    for step in [step for step in steps if step.window and "first" in step.detail][-AT_ONCE:]:
-        before = drawn["windows"].get(step.window)
-        window = None if before is not None and told else _window(stream, step)
-        if window is None:
-            continue
-        correct = [hits[row.kept_id] == row.label for row in window.rows if row.kept_id in hits]
-        if before is None or before["labels"] != len(correct):
-            wanted.append(_point(stream, step, window, correct))
-    if wanted:
+    drawn = read_drawn(folder)
+    found = due(stream, steps, drawn)
+    if found.due:
         with _quiet():
-            _add(folder, wanted, drawn | {"hits": len(hits)}, stream, steps)
-    return len(wanted)
+            _add(folder, [_point(stream, one) for one in found.due], drawn, stream, steps)
+    hits = drawn["hits"] if found.hits is None else found.hits
+    if found.gone or hits != drawn["hits"]:
+        gone: dict[str, Any] = {name: {"labels": 0, "run": None} for name in found.gone}
+        write_json(folder / DRAWN, drawn | {"windows": drawn["windows"] | gone, "hits": hits})
+    return len(found.due)
 
 
-def _drawn(folder: Path) -> dict[str, Any]:
-    """What was drawn, kept with the runs: window → {"labels": how many, "run": id of the accuracy's run}."""
-    path = folder / DRAWN
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"hits": 0, "windows": {}}
-
-
-def _hits(stream: Stream) -> dict[str, str]:
-    """Image id → label, of images that were drawn at random: only they estimate the accuracy."""
-    workspace = stream.workspace
-    queues = [path.parent.name for path in workspace.queue.glob("*/manifest.json")]
-    at_random = {item.image_id for queue in queues for item in items_of(workspace, queue) if item.random}
-    return {
-        label.image_id: label.label for label in read_labels(workspace.labels) if label.image_id in at_random
-    }
-
-
-def _window(stream: Stream, step: Step) -> Window | None:
-    """The window's rows again, from the log; None where retention has removed them."""
-    window = stream.since(datetime.fromisoformat(step.detail["first"]), step.images)
-    return window if window is not None and window.name == step.window else None
-
-
-def _point(stream: Stream, step: Step, window: Window, correct: list[bool]) -> Point:
-    reference = stream.measure.reference
+def _point(stream: Stream, one: Due) -> Point:
+    step, window, reference = one.step, one.window, stream.measure.reference
     like = matched(reference, window)
     now, before = window.statistics.tolist(), reference.statistics[like].tolist()
     current = {name: [row[i] for row in now] for i, name in enumerate(STATISTICS)}
@@ -103,7 +68,7 @@ def _point(stream: Stream, step: Step, window: Window, correct: list[bool]) -> P
             "predicted": [html.escape(reference.predicted[i]) for i in like],
         },
         figures=_figures(step, window),
-        correct=correct,
+        correct=one.correct,
         sheet=step.evidence and f"{step.evidence}/{SHEET}",
     )
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
 from monitoring.journal import Journal, Step
+from monitoring.log_mode import lossy
 from monitoring.page.chart import Axis
 from monitoring.page.now import head
 from monitoring.page.panels import charts
@@ -15,7 +16,7 @@ from monitoring.page.timeline import Move, timeline
 from monitoring.page.words import clock, escaped
 from monitoring.words import MEANING, status
 from pipeline.artifacts import Workspace, write_text
-from pipeline.errors import StateError
+from pipeline.errors import ParamsError, StateError
 from pipeline.registry import Champion, Registry
 
 __all__ = ["page", "write"]
@@ -58,6 +59,7 @@ def page(workspace: Workspace, journal: Journal, steps: Sequence[Step], *, now: 
             next_command=_next(workspace, journal),
             now=now,
         ),
+        *_log(workspace),
         f"<h2>Over time</h2>\n<p><small>{_key(zones, moves, axis)}</small></p>\n{charts(found, axis)}",
         f"<h2>Episodes</h2>\n{timeline(workspace, episodes, steps, moves, axis, now)}",
         f"<h2>Last decisions</h2>\n{_decisions(steps)}",
@@ -65,6 +67,13 @@ def page(workspace: Workspace, journal: Journal, steps: Sequence[Step], *, now: 
         "<code>python -m monitoring why</code> tells the same in a terminal.</footer>",
     ]
     return _document("\n".join(body))
+
+
+def _log(workspace: Workspace) -> list[str]:
+    with contextlib.suppress(ParamsError):  # the watch has its own; the page is not to be lost with the file
+        said = lossy(workspace)
+        return [f"<p><b>The log is {escaped(said)}.</b></p>"] if said else []
+    return []
 
 
 def _registry(workspace: Workspace) -> tuple[Champion | None, list[Move]]:
