@@ -83,12 +83,6 @@ def _other_arguments(drill: Drill) -> None:
     drill.params(model={"weights": "weights"})
 
 
-def _first_of_all(drill: Drill) -> None:
-    """The same, and no champion to compare with."""
-    _other_arguments(drill)
-    drill.replace(drill.workspace.champion_pin, b'{"digest": null}')
-
-
 def _padding(model: onnx.ModelProto) -> None:
     """The padded convolutions pad on one side, as TensorFlow's do."""
     for node in model.graph.node:
@@ -213,9 +207,6 @@ FAULTS = [
     Fault("bgr", "BGR for RGB", _bgr, "leak", "gate: integrity_parity", "otherwise than when the bundle was sealed"),
     Fault("wrong_padding", "a retrain whose weights lost a model argument: the same weights, other strides and paddings",
           _other_arguments, "train", "gate: architecture", "output_stride is not set, the champion's 8"),
-    Fault("wrong_padding_at_first", "the same in a first model, which nobody can be compared with", _first_of_all, "train", None,
-          escapes="export, reference and service all agree with the wrong network; only a lower accuracy tells, and only whoever "
-          "knows a better one"),
     Fault("padding_edited", "padding of another framework in a sealed ONNX", _network(_padding), "leak", "gate: integrity_parity",
           "otherwise than when the bundle was sealed"),
     Fault("other_preprocessing", "preprocessing that this machine does not do", _fingerprint, "leak", "leak",
