@@ -46,6 +46,9 @@ def kept(report: Path, results: Path = RESULTS) -> Path:
         )
     with measuring("fire_drill", what=WHAT, state="warm", timed=False, results=results) as result:
         result.details = {name: value for name, value in found.items() if name not in ("commit", "whole")}
+        result.details["results"] = [
+            {name: value for name, value in row.items() if name != "seconds"} for row in found["results"]
+        ]
     return results / "fire_drill.json"
 
 

@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -143,6 +143,8 @@ def drill(root: Path, faults: list[Fault], reports: Path) -> list[Result]:
             print(f"--- {fault.name}: {fault.says}", flush=True)
             fault.plant(workspace)
             refused = refusal(workspace.workspace, fault.start)
+        place = f"{workspace.workspace.root}/"
+        refused = [replace(found, words=found.words.replace(place, "")) for found in refused]
         results.append(judged(fault, refused, time.perf_counter() - started))
         shutil.rmtree(workspace.workspace.root)
         write_json(reports / PART, told(results))

@@ -109,3 +109,4 @@ def test_every_fault_is_refused_by_the_gate_that_must(tmp_path: Path) -> None:
     assert report["refused"] == report["faults"] >= 30
     assert report["as_expected"] == len(report["results"])
     assert report["whole"]
+    assert str(tmp_path) not in json.dumps(report), "it is to be kept: no place on this machine"
