@@ -9,7 +9,9 @@ from pipeline.artifacts import Workspace, read_json
 from pipeline.bundle import verify
 from pipeline.errors import DataError, RefusedError
 from pipeline.locked import lock_fault
+from pipeline.params import Params
 from pipeline.registry import Registry
+from pipeline.rejudged import verdict_fault
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ def examine(
 
     Raises:
         RefusedError: the verdict is not PROMOTE (and not approved), is about another bundle or champion, or is
-            not what dvc.lock names; or nobody has approved it who would have to.
+            not what dvc.lock names or what the evidence gives when it is judged again; or nobody has approved it
+            who would have to.
         IntegrityError: artifacts/bundle is damaged.
     """
     verdict = _verdict(workspace)
@@ -62,6 +65,12 @@ def examine(
         raise RefusedError(
             f"the verdict compares with {_short(verdict['champion'])}, but the champion is {_short(standing)}: run "
             "`python -m flows.retrain`, which judges against the champion of now"
+        )
+    fault = verdict_fault(workspace, Params.load(workspace.params), verdict)
+    if fault:
+        raise RefusedError(
+            f"reports/verdict.json does not follow from the evidence: {fault}. --approve does not cover that: run "
+            "`dvc repro -f gate`"
         )
     if always and not (approve or "").strip():
         raise RefusedError(

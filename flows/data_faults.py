@@ -196,12 +196,13 @@ FAULTS = [
     Fault("shuffled_labels", "shuffled training labels", _relabel(_shuffled), "balance", "gate: accuracy", "more correct"),
     Fault("missing_class", "a class without a training image", _relabel(_without_class), "balance", "balance", "pit"),
     Fault("class_collapsed", "a class of four training images", _relabel(_collapsed), "balance", "balance", "inclusion"),
-    Fault("few_tests", "a dozen test images", _relabel(_few_tests), "evaluate", "gate: integrity_lineage", "another split"),
+    Fault("few_tests", "a dozen test images", _relabel(_few_tests), "bundle", "gate: noninferiority", "more test images"),
     Fault("class_renamed", "a class that the champion knows is gone", _class_renamed, "scan", "gate: classes", "scratch"),
     Fault("classes_swapped", "two classes under each other's name, in training and test alike", _relabel(_swapped),
           "balance", "gate: relabelled", "from"),
     Fault("wrong_in_both", "a tenth of a class under another name, in training and test alike", _relabel(_wrong_in_both),
-          "balance", None),
+          "balance", None, escapes="the model learns them and the test confirms them; only a person who looks at what `python -m "
+          "pipeline suspects` lists may know better"),
     Fault("test_image_in_train", "a test image copied into the training images", _in_train(None), "balance",
           "gate: integrity_leak", "exact"),
     Fault("resized_copy", "a resized and re-encoded copy of a test image in train", _in_train(_resized), "balance",
@@ -210,4 +211,7 @@ FAULTS = [
           "gate: integrity_leak", "perceptual"),
     Fault("cropped_copy", "cropped and darkened copies of sixteen test images in train", _in_train(_cropped, 16), "balance",
           "gate: integrity_leak", "embedding"),
+    Fault("one_cropped_copy", "one cropped and darkened copy of a test image in train", _in_train(_cropped), "balance", None,
+          escapes="it is found, set aside and left out of the count, as is a mirrored one; up to a twentieth of the test images may "
+          "be, since two shots of one part look no different"),
 ]  # fmt: skip

@@ -87,6 +87,7 @@ class Fault:
     start: str  # the first verb that runs after it
     gate: str | None  # a verb, "gate: <check>", or "release"; None for an escape that nothing notices
     words: str = ""  # of the refusal, a regular expression
+    escapes: str = ""  # why nothing notices, where nothing does
 
 
 def prepare(root: Path) -> Drill:

@@ -1,8 +1,10 @@
 """Faults of weights, preprocessing and bundles, for the fire drill."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,17 @@ import pyarrow as pa
 from onnx import helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
+import pipeline
 from flows.drill_workspace import Drill, Fault
 from pipeline.artifacts import PREDICTIONS, REFERENCE, digest_file, read_json, read_table, write_table
 from pipeline.registry import Registry
 from pipeline.transfer.calibration import fit_temperature
 from pipeline.transforms import Preprocessing
 
-__all__ = ["FAULTS"]
+__all__ = ["FAULTS", "worse"]
 
 HEAD = ("head.weight", "head.bias")
+BUNDLED = Path(pipeline.__file__).parent / "weights/bundled"
 
 
 def _checkpoint(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Drill], None]:
@@ -69,8 +73,18 @@ def _network(change: Callable[[onnx.ModelProto], None]) -> Callable[[Drill], Non
     return plant
 
 
+def _other_arguments(drill: Drill) -> None:
+    """The weights' config.json lost a model argument: they load strictly, into other strides and paddings."""
+    folder = drill.workspace.root / "weights"
+    shutil.copytree(BUNDLED, folder)
+    config = read_json(folder / "config.json")
+    del config["model_args"]["output_stride"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    drill.params(model={"weights": "weights"})
+
+
 def _padding(model: onnx.ModelProto) -> None:
-    """The first padded convolutions pad on one side, as TensorFlow's do: the weights fit either way."""
+    """The padded convolutions pad on one side, as TensorFlow's do."""
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "Conv" and attribute.name == "pads" and any(attribute.ints):
@@ -179,17 +193,21 @@ def _on_test(drill: Drill) -> None:
     drill.seal(temperature=temperature)
 
 
+worse = _checkpoint(_forgotten)
+
 FAULTS = [
     Fault("nan_weights", "NaN in the weights", _checkpoint(_nan), "bundle", "bundle", "no numbers|nan"),
     Fault("head_permuted", "rows of the head permuted", _checkpoint(_permuted), "bundle", "gate: accuracy", "more correct"),
-    Fault("worse_model", "a challenger clearly worse than the champion", _checkpoint(_forgotten), "bundle",
+    Fault("worse_model", "a challenger clearly worse than the champion", worse, "bundle",
           "gate: noninferiority", "newly wrong"),
     Fault("wrong_mean", "another mean and deviation", _preprocessing(mean=(0.2, 0.2, 0.2), std=(0.4, 0.4, 0.4)),
           "leak", "gate: integrity_parity", "otherwise than when the bundle was sealed"),
     Fault("wrong_resize", "another resize before the crop", _preprocessing(resize=192), "leak",
           "gate: integrity_parity", "otherwise than when the bundle was sealed"),
     Fault("bgr", "BGR for RGB", _bgr, "leak", "gate: integrity_parity", "otherwise than when the bundle was sealed"),
-    Fault("wrong_padding", "padding of another framework", _network(_padding), "leak", "gate: integrity_parity",
+    Fault("wrong_padding", "a retrain whose weights lost a model argument: the same weights, other strides and paddings",
+          _other_arguments, "train", "gate: architecture", "output_stride is not set, the champion's 8"),
+    Fault("padding_edited", "padding of another framework in a sealed ONNX", _network(_padding), "leak", "gate: integrity_parity",
           "otherwise than when the bundle was sealed"),
     Fault("other_preprocessing", "preprocessing that this machine does not do", _fingerprint, "leak", "leak",
           "preprocessing gives another result"),

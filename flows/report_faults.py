@@ -1,4 +1,4 @@
-"""Faults of predictions, reports, locks and of what serves, for the fire drill."""
+"""Faults of predictions, reports and of what serves, for the fire drill."""
 
 import json
 from typing import Any
@@ -78,46 +78,6 @@ def _edited_metrics(drill: Drill) -> None:
     drill.replace(drill.workspace.metrics, json.dumps(metrics).encode())
 
 
-def _edited_verdict(drill: Drill) -> None:
-    """A REJECT turned into a PROMOTE, its checks with it."""
-    verdict = read_json(drill.workspace.verdict)
-    for check in verdict["checks"]:
-        check["value"] = None
-    drill.replace(drill.workspace.verdict, json.dumps(verdict).encode())
-
-
-def _inconsistent_verdict(drill: Drill) -> None:
-    verdict = read_json(drill.workspace.verdict)
-    verdict["checks"][-1]["outcome"] = "fail"
-    drill.replace(drill.workspace.verdict, json.dumps(verdict).encode())
-    _lock(drill, "reports/verdict.json")
-
-
-def _lock(drill: Drill, name: str) -> None:
-    """dvc.lock made to agree with ``name`` as it is now."""
-    import hashlib
-
-    import yaml
-
-    path = drill.workspace.root / "dvc.lock"
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    data = (drill.workspace.root / name).read_bytes()
-    for stage in content["stages"].values():
-        for out in stage.get("outs", []):
-            if out["path"] == name:
-                out["md5"] = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    drill.replace(path, yaml.safe_dump(content).encode())
-
-
-def _other_lock(drill: Drill) -> None:
-    """A merge took dvc.lock from another branch."""
-    path = drill.workspace.root / "dvc.lock"
-    text = path.read_text(encoding="utf-8")
-    start = text.index("path: artifacts/bundle", text.index("\n  bundle:\n"))
-    at = text.index("md5: ", text.index("hash: md5", start) + 9) + 5
-    drill.replace(path, (text[:at] + "0" * 8 + text[at + 8 :]).encode())
-
-
 def _stale_stress(drill: Drill) -> None:
     """The stress test of an earlier challenger."""
     import pyarrow.parquet as pq
@@ -150,6 +110,15 @@ def _forget(drill: Drill, challenger: str) -> None:
     drill.replace(drill.workspace.peeks, json.dumps(record).encode())
 
 
+def _faster(drill: Drill) -> None:
+    """Timings are measured once: nothing computes them again."""
+    measured = read_json(drill.workspace.performance)
+    ours = measured["challenger"]
+    ours["by_round"] = [value / 2 for value in ours["by_round"]]
+    ours["milliseconds"] = {name: value / 2 for name, value in ours["milliseconds"].items()}
+    drill.replace(drill.workspace.performance, json.dumps(measured).encode())
+
+
 def _nothing(drill: Drill) -> None:
     """The fault is in what serves."""
 
@@ -165,11 +134,9 @@ FAULTS = [
           "gate: integrity_parity", "answered otherwise"),
     Fault("stale_stress", "the stress test of another bundle", _stale_stress, "gate", "gate: integrity_companions",
           r"stress\.parquet is about 000000000000"),
-    Fault("verdict_edited", "verdict.json edited by hand", _edited_verdict, "release", "release", r"verdict\.json is not what dvc\.lock"),
-    Fault("verdict_inconsistent", "a PROMOTE that does not follow from its checks", _inconsistent_verdict, "release",
-          "release", "does not follow from its checks"),
-    Fault("other_lock", "a dvc.lock that does not match", _other_lock, "release", "release", r"artifacts/bundle is not what dvc\.lock"),
     Fault("stale_service", "a service that gives the champion's answers under the challenger's digest", _nothing, "sandbox",
           "sandbox", "offline it was"),
+    Fault("timings_edited", "timings halved by hand before the verdict", _faster, "gate", None,
+          escapes="they are measured once, in a process of their own, and differ from run to run: nothing gives them again"),
     Fault("worn_test_set", "a test set that was chosen by too often", _worn, "gate", "gate: peeks", "fresh test images"),
 ]  # fmt: skip

@@ -136,6 +136,11 @@ def _filled(found: Found, file: Path, kwargs: dict[str, Any]) -> nn.Module:
         raise WeightsError(
             f"{file} holds no {found.name}: {difference}. Name the right architecture in model.backbone"
         ) from error
+    if found.declared:  # efficientnet_b0 takes each tensor of tf_efficientnet_b0, and pads otherwise
+        raise WeightsError(
+            f"{file.parent}/config.json says that these weights are a {found.declared}. model.backbone {found.name} takes the "
+            "same tensors, but is another network: set model.backbone to auto, or to the name in config.json"
+        )
     module.reset_classifier(0)
     return module.eval()
 

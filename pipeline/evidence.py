@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,10 @@ class Evidence:
     leak: str | None  # what shows that the network has seen test images
     alike: frozenset[str]  # paths of test images that are set aside, since they look like ones trained on
     peek: int  # the how manyth challenger this is on these test images
+    champion_info: dict[str, Any] = field(default_factory=dict)  # its bundle.json
+    past: dict[str, int] = field(
+        default_factory=dict
+    )  # images trained on that have left the data: see leak.past_counts
 
 
 def without_copies(evidence: Evidence) -> Evidence:
@@ -113,6 +117,8 @@ def gather(workspace: Workspace, params: Params) -> Evidence:
         leak=leaked,
         alike=frozenset() if leaked else frozenset(leak.alike(copies)),  # of a file that is as it was written
         peek=0 if damage else peeks.count(workspace, challenger, test["image_id"].to_pylist()),
+        champion_info=_champion_info(workspace, champion),
+        past={} if leaked else leak.past_counts(copies),
     )
 
 
@@ -132,6 +138,11 @@ def _labels(workspace: Workspace, champion: str | None) -> dict[str, str]:
         return {}
     table = artifacts.read_table(path, REFERENCE)
     return dict(zip(table["image_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def _champion_info(workspace: Workspace, champion: str | None) -> dict[str, Any]:
+    path = Registry(workspace.registry).bundle_path(champion) / "bundle.json" if champion else None
+    return dict(artifacts.read_json(path)) if path and path.exists() else {}
 
 
 def _head(workspace: Workspace) -> Head | None:

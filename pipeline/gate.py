@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import artifacts
+from pipeline.architecture import architecture
 from pipeline.artifacts import Workspace
 from pipeline.budget import performance_checks
 from pipeline.checks import AT_MOST, Check, absolute
@@ -23,6 +24,7 @@ from pipeline.evidence import Evidence, gather, without_copies
 from pipeline.integrity import integrity_checks
 from pipeline.intervals import codes, mcnemar
 from pipeline.params import Params
+from pipeline.past_images import past_checks
 from pipeline.peeks import check as peek_check
 from pipeline.relabelled import relabelled
 from pipeline.robustness import abstention_checks, robustness_checks
@@ -58,6 +60,7 @@ def judge(evidence: Evidence, params: Params) -> Verdict:
             checks += _comparison_checks(evidence, test, params)
         checks += _under_stress(evidence, test, params)
         checks += performance_checks(evidence.performance, params.gate, params.seed)
+        checks += past_checks(evidence.past)
         checks.append(peek_check(evidence.peek, params.gate.max_peeks, test.num_rows))
     decision = decide(checks)
     return Verdict(
@@ -131,7 +134,8 @@ def _comparison_checks(evidence: Evidence, test: pa.Table, params: Params) -> li
     chance = mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
     told = replace(overall, detail=f"{overall.detail}; McNemar's exact test p = {chance:.2g}")
     now = dict(zip(test["image_id"].to_pylist(), test["label"].to_pylist(), strict=True))
-    return [classes, relabelled(now, evidence.champion_labels), told, *rest]
+    built = architecture(evidence.info, evidence.champion_info)
+    return [classes, built, relabelled(now, evidence.champion_labels), told, *rest]
 
 
 def _summary(decision: Decision, checks: list[Check]) -> str:

@@ -4,11 +4,11 @@
 
 Writes ``artifacts/leak.json``. A copy is found by its bytes; by perceptual hash and thumbnail, mirrored or not; or
 by the bundle's own embedding, which suggests pairs, and by laying the two on one another, which decides: a network
-finds any two tins alike. What was trained on once is remembered in ``data/assignments.csv`` by hash and thumbnail, so
-an image that has left the data is compared by those two alone.
+finds any two tins alike. What was trained on once is remembered in ``data/assignments.csv`` by hash and thumbnail. An
+image that has left the data is shown to the network where its decoded view is still in the cache; how many were
+compared by hash and thumbnail alone is counted, and the verdict says it.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,10 @@ from pipeline.artifacts import Workspace, digest_json
 from pipeline.bundle import Bundle
 from pipeline.duplicates import near_pairs
 from pipeline.errors import DataError
+from pipeline.lookalikes import Seen, lookalikes
 from pipeline.params import Params
-from pipeline.views import views
+from pipeline.views import stored, views
 
-NEIGHBOURS = 3  # of each test image, among those trained on, that are laid on it
-UNLIKELY = 0.99  # quantile of all similarities under which a pair is not looked at
-ENOUGH = 0.9  # similarity that is always looked at
-BLOCK = 512  # test images compared at once with all that were trained on
-PAIRS = 128  # pairs whose views are held at once
 NAMED = 5  # pairs named in a report
 MOST_ALIKE = 0.05  # share of the test images that may be set aside
 KINDS = ("exact", "perceptual", "embedding")
@@ -61,12 +57,15 @@ def run(workspace: Workspace, params: Params) -> int:
     found = _exact(test, here | past.keys())
     found += _perceptual(test, train, looks, past, params.validate.near_duplicate_bits)
     known = {(pair["test_id"], pair["train_id"]) for pair in found}
-    embedded, least = _embedded(workspace, params, bundle, test, train, known)
+    before = Seen(*stored(workspace, sorted(past), bundle.preprocessing))
+    shown = [_shown(workspace, params, bundle, part) for part in (test, train)]
+    embedded, least = lookalikes(bundle, shown[0], [shown[1], before], known, params.seed)
     pairs = _named(found + embedded, split, here)
     result = {
         "bundle": bundle.digest,
         "split": split_digest(split),
-        "compared": {"test": test.num_rows, "train": train.num_rows, "past": len(past)},
+        "compared": {"test": test.num_rows, "train": train.num_rows}
+        | {"past": len(past), "past_embedded": len(before.ids)},
         "thresholds": {
             "near_duplicate_bits": params.validate.near_duplicate_bits,
             "similarity": round(least, 6),
@@ -123,6 +122,12 @@ def alike(result: dict[str, Any]) -> set[str]:
     return {pair["test"] for pair in result["pairs"] if _guessed(pair)}
 
 
+def past_counts(result: dict[str, Any]) -> dict[str, int]:
+    """Of the images trained on that have left the data: how many there are, how many the network was shown."""
+    compared = result.get("compared", {})
+    return {name: int(compared.get(name, 0)) for name in ("past", "past_embedded")}
+
+
 def _guessed(pair: dict[str, Any]) -> bool:
     """Not what the split itself would have put into one group: found by the network, or in the mirror."""
     return bool(pair["kind"] == "embedding" or pair.get("mirrored"))
@@ -135,6 +140,11 @@ def report(result: dict[str, Any]) -> str:
         f"{compared['test']:,} test images against {compared['train']:,} trained on and {compared['past']:,} of earlier "
         f"versions: {counts['test_images']:,} have copies there"
     )
+    unseen = compared["past"] - compared["past_embedded"]
+    if unseen:
+        text += (
+            f"; {unseen:,} of earlier versions by hash and thumbnail alone, since their views are not kept"
+        )
     if not pairs:
         return text
     lines = [text + " (" + ", ".join(f"{kind} {counts[kind]:,}" for kind in KINDS) + ")"]
@@ -188,79 +198,14 @@ def mirrored(dhash: str, thumbnail: bytes | None) -> tuple[str, bytes | None]:
     return turned, np.frombuffer(thumbnail, dtype=np.uint8).reshape(16, 16)[:, ::-1].tobytes()
 
 
-def _embedded(
-    workspace: Workspace,
-    params: Params,
-    bundle: Bundle,
-    test: pa.Table,
-    train: pa.Table,
-    known: set[tuple[str, str]],
-) -> tuple[list[dict[str, Any]], float]:
-    """Pairs that the network finds alike and that lie on one another; the least similarity that was looked at.
-
-    ``known`` pairs of ids, found more cheaply, are not looked at again.
-    """
-    seen = [
-        views(
-            workspace,
-            part["path"].to_pylist(),
-            part["image_id"].to_pylist(),
-            bundle.preprocessing,
-            max_pixels=params.data.max_pixels,
-            max_bytes=params.data.max_bytes,
-        )
-        for part in (test, train)
-    ]
-    trained = _embeddings(bundle, seen[1])
-    middle = trained.mean(axis=0)
-    trained = _unit(trained - middle)
-    both = [_unit(_embeddings(bundle, seen[0], mirror=mirror) - middle) for mirror in (False, True)]
-    least = _least(both[0], trained, params.seed)
-    ids = [part["image_id"].to_pylist() for part in (test, train)]
-    near = (pair for block in _neighbours(both, trained, least) for pair in block)
-    candidates = np.array([p for p in near if (ids[0][p[0]], ids[1][p[1]]) not in known], dtype=int)
-    found = []
-    for start in range(0, len(candidates), PAIRS):
-        pair = candidates[start : start + PAIRS]
-        sides = [alignment.luma(np.asarray(seen[side][pair[:, side]])) for side in (0, 1)]
-        likeness = alignment.align(*sides)
-        for row in np.flatnonzero(likeness.same):
-            one, two = ids[0][pair[row, 0]], ids[1][pair[row, 1]]
-            entry = {"kind": "embedding", "test_id": one, "train_id": two}
-            found.append(entry | {"mirrored": bool(likeness.mirrored[row])})
-    return found, least
-
-
-def _embeddings(bundle: Bundle, seen: np.ndarray, *, mirror: bool = False) -> np.ndarray:
-    """float32 [n, d] of uint8 [n, H, W, 3] views, some at a time."""
-    parts = []
-    for start in range(0, len(seen), BLOCK):
-        part = np.asarray(seen[start : start + BLOCK])
-        parts.append(bundle.predict(np.ascontiguousarray(part[:, :, ::-1]) if mirror else part).embedding)
-    return np.concatenate(parts)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def _least(test: np.ndarray, train: np.ndarray, seed: int) -> float:
-    """The similarity that few pairs of different images reach, from the data: nearly all pairs are such."""
-    generator = np.random.default_rng(seed)
-    rows = generator.permutation(len(test))[:200]
-    columns = generator.permutation(len(train))[:5000]
-    return min(ENOUGH, float(np.quantile(test[rows] @ train[columns].T, UNLIKELY)))
-
-
-def _neighbours(both: list[np.ndarray], train: np.ndarray, least: float) -> Iterator[list[tuple[int, int]]]:
-    """(test row, training row) of the nearest few, as they are or mirrored, block by block."""
-    count = min(NEIGHBOURS, len(train))
-    for start in range(0, len(both[0]), BLOCK):
-        similar = both[0][start : start + BLOCK] @ train.T
-        np.maximum(similar, both[1][start : start + BLOCK] @ train.T, out=similar)
-        nearest = np.argpartition(-similar, count - 1, axis=1)[:, :count]
-        rows, places = np.nonzero(np.take_along_axis(similar, nearest, axis=1) >= least)
-        yield [(start + int(row), int(nearest[row, place])) for row, place in zip(rows, places, strict=True)]
+def _shown(workspace: Workspace, params: Params, bundle: Bundle, part: pa.Table) -> Seen:
+    """Ids and views of ``part`` of the split."""
+    ids = part["image_id"].to_pylist()
+    pixels = views(
+        workspace, part["path"].to_pylist(), ids, bundle.preprocessing,
+        max_pixels=params.data.max_pixels, max_bytes=params.data.max_bytes,
+    )  # fmt: skip
+    return Seen(ids, pixels)
 
 
 def _named(found: list[dict[str, Any]], split: pa.Table, here: set[str]) -> list[dict[str, Any]]:

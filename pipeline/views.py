@@ -20,7 +20,7 @@ from pipeline.images import decode
 from pipeline.rowstore import COMMIT_EVERY, RowStore, Writer
 from pipeline.transforms import Preprocessing
 
-__all__ = ["views"]
+__all__ = ["stored", "views"]
 
 SHOW_FROM = 64  # images; fewer need no progress bar
 NAMED = 5  # undecodable images named in an error
@@ -45,8 +45,7 @@ def views(
         DataError: a file is missing, no longer decodes, or is not the image that was ingested.
         StateError: the disk is full.
     """
-    side = preprocessing.image_size
-    store = RowStore(workspace.cache / "views" / preprocessing.view_key(), (side, side, 3), np.uint8)
+    store = _store(workspace, preprocessing)
     if not store.known().keys() >= set(image_ids):
         with store.writing() as writer:
             missing = {
@@ -62,6 +61,21 @@ def views(
                 "Mend or remove them and run `dvc repro`"
             )
     return store.read(image_ids)
+
+
+def stored(
+    workspace: Workspace, image_ids: Sequence[str], preprocessing: Preprocessing
+) -> tuple[list[str], np.ndarray]:
+    """Of ``image_ids`` those whose views are still kept, and these: uint8 [n, H, W, 3]. Nothing is decoded."""
+    store = _store(workspace, preprocessing)
+    known = store.known()
+    kept = [image_id for image_id in image_ids if image_id in known]
+    return kept, store.read(kept)
+
+
+def _store(workspace: Workspace, preprocessing: Preprocessing) -> RowStore:
+    side = preprocessing.image_size
+    return RowStore(workspace.cache / "views" / preprocessing.view_key(), (side, side, 3), np.uint8)
 
 
 def _decode(

@@ -159,6 +159,16 @@ def test_weights_of_another_architecture_name_the_keys_that_differ(folder: Path,
             loaded(weights=str(damaged))
 
 
+def test_weights_of_another_network_that_takes_the_same_tensors_are_refused(damaged: Path) -> None:
+    """As efficientnet_b0 takes those of tf_efficientnet_b0, and pads otherwise."""
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(config | {"architecture": "resnet10t"}))
+    with pytest.raises(
+        WeightsError, match=r"says that these weights are a resnet10t.*model\.backbone to auto"
+    ):
+        loaded(weights=str(damaged), backbone=tiny_training.ARCHITECTURE)
+
+
 def test_damaged_and_pickled_weights_are_never_loaded(damaged: Path) -> None:
     file = damaged / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])

@@ -5,12 +5,18 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks import record
+from benchmarks.errors import ContenderError
+from benchmarks.fire_drill import kept
+from flows import lineage
 from flows.drill_workspace import CHAIN, Drill, Fault
-from flows.fire_drill import Refusal, all_faults, judged
+from flows.fire_drill import Refusal, Result, all_faults, judged, told
+from pipeline.artifacts import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +34,7 @@ def test_there_are_many_faults_each_under_a_name_of_its_own() -> None:
     assert any(fault.gate is None for fault in faults)  # what nothing catches is said
     assert Counter(fault.name for fault in faults).most_common(1)[0][1] == 1
     assert {fault.start for fault in faults} <= set(CHAIN)
+    assert [fault.name for fault in faults if (fault.gate is None) != bool(fault.escapes)] == []
 
 
 @pytest.mark.parametrize(
@@ -48,6 +55,46 @@ def test_only_the_gate_that_must_in_its_words_counts(
     assert judged(fault(expected, words), refused, 0.0).as_expected is right
 
 
+def results(faults: list[Fault], gate: str | None = None) -> list[Result]:
+    """As if each had been refused by the gate that must, or all by ``gate``."""
+    return [
+        judged(fault, [Refusal(gate or fault.gate, "")] if fault.gate else [], 0.0)
+        for fault in (replace(fault, words="") for fault in faults)
+    ]
+
+
+def test_a_report_says_of_which_commit_it_is_what_escapes_and_whether_it_is_whole() -> None:
+    report = told(results(all_faults()))
+    assert report["whole"] is True
+    assert told(results(all_faults()[:3]))["whole"] is False
+    assert report["commit"] == lineage.head(ROOT)
+    escaped = "\n".join(str(line) for line in report["not_caught"])  # type: ignore[attr-defined]
+    for words in ("training and test alike", "first model", "one cropped", "timings", "stress.parquet"):
+        assert words in escaped
+    assert "under another name" in str(report["hardest_escape"])
+    assert "judging the evidence again" in str(report["hardest_to_catch"])
+
+
+def test_only_a_whole_success_of_this_commit_is_kept(tmp_path: Path) -> None:
+    report = tmp_path / "fire_drill.json"
+    whole = told(results(all_faults()))
+    for content, words in (
+        (told(results(all_faults()[:3])), "a part of a drill"),
+        (told(results(all_faults(), gate="gate: nobody")), "no success: corrupt_jpeg"),
+        (whole | {"commit": "0" * 40}, "of 000000000000"),
+    ):
+        write_json(report, content)
+        with pytest.raises(ContenderError, match=words):
+            kept(report, tmp_path)
+    with pytest.raises(ContenderError, match=r"flows\.fire_drill. first"):
+        kept(tmp_path / "none.json", tmp_path)
+    write_json(report, whole)
+    recorded = json.loads(kept(report, tmp_path / "results").read_text())
+    assert record.faults(recorded) == []
+    assert recorded["details"]["refused"] == whole["refused"] >= 30  # type: ignore[operator]
+    assert recorded["details"]["hardest_escape"] == whole["hardest_escape"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
 def test_every_fault_is_refused_by_the_gate_that_must(tmp_path: Path) -> None:
@@ -61,4 +108,5 @@ def test_every_fault_is_refused_by_the_gate_that_must(tmp_path: Path) -> None:
     assert report["control"] == "PROMOTE"
     assert report["refused"] == report["faults"] >= 30
     assert report["as_expected"] == len(report["results"])
-    assert report["not_caught"]
+    assert report["whole"]
+    assert str(tmp_path) not in json.dumps(report), "it is to be kept: no place on this machine"

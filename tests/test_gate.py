@@ -23,6 +23,7 @@ from pipeline.foreign import FOREIGN
 from pipeline.gate import Verdict, decide, judge, report
 from pipeline.params import Evaluate, Gate, Params
 from pipeline.registry import Registry
+from pipeline.rejudged import verdict_fault
 from pipeline.transfer.calibration import fit_temperature
 from tests import tiny_bundle
 
@@ -577,6 +578,34 @@ def test_the_verb_writes_a_verdict_that_names_what_it_judged(
     before = [path.read_bytes() for path in (workspace.verdict, workspace.verdict_page)]
     gate.run(workspace, PARAMS)
     assert [path.read_bytes() for path in (workspace.verdict, workspace.verdict_page)] == before
+
+
+def test_a_verdict_that_the_evidence_does_not_give_is_found_however_consistent_it_is(
+    workspace: Workspace,
+) -> None:
+    gate.run(workspace, PARAMS)
+    honest = artifacts.read_json(workspace.verdict)
+    assert verdict_fault(workspace, PARAMS, honest) is None
+
+    def forged(**changes: Any) -> dict[str, Any]:
+        first, *rest = json.loads(json.dumps(honest["checks"]))
+        return honest | {"checks": [first | changes, *rest]}
+
+    strict = replace(PARAMS, gate=Gate(max_size_mb=0.001))
+    for params, verdict, words in (
+        (PARAMS, honest | {"decision": "REJECT"}, "the decision REJECT, judged again it is PROMOTE: PROMOTE"),
+        (strict, honest, "decision PROMOTE, judged again"),  # judged by other bounds
+        (PARAMS, honest | {"champion": "a" * 64}, "the champion a"),
+        (
+            PARAMS,
+            honest | {"checks": honest["checks"][1:]},
+            f"the first that differs is {honest['checks'][1]['name']}",
+        ),
+        (PARAMS, forged(outcome="fail"), "has outcome fail, judged again pass"),
+        (PARAMS, forged(kind="slice"), "has kind slice, judged again integrity"),
+        (PARAMS, forged(value=0.5), "is 0.5, judged again None"),
+    ):
+        assert words in str(verdict_fault(workspace, params, verdict))
 
 
 def test_the_verb_compares_with_the_pinned_champion(workspace: Workspace) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.bundle import verify
 from pipeline.errors import DataError
 from pipeline.images import decode, dhash, thumbnail
 from pipeline.params import Params
+from pipeline.past_images import past_checks
 from tests import tiny_bundle
 
 PARAMS = Params()
@@ -95,7 +97,7 @@ def test_a_clean_set_is_not_accused(workspace: Workspace, clean: list[dict[str, 
     split = divided(workspace, clean)
     result = checked(workspace)
     assert result["pairs"] == []
-    assert result["compared"] == {"test": 10, "train": 24, "past": 0}
+    assert result["compared"] == {"test": 10, "train": 24, "past": 0, "past_embedded": 0}
     assert leak.fault(result, split, verify(workspace.bundle)) is None
 
 
@@ -147,7 +149,7 @@ def test_a_copy_of_an_image_trained_on_in_an_earlier_version_is_found(
     rows = [save(workspace, "test", "copy", copy), save(workspace, "test", "again", tested)]
     split = divided(workspace, [*clean, *rows])
     result = checked(workspace)
-    assert result["compared"] == {"test": 12, "train": 24, "past": 1}
+    assert result["compared"] == {"test": 12, "train": 24, "past": 1, "past_embedded": 0}
     [pair] = result["pairs"]
     assert (pair["test"], pair["train"], pair["past"], pair["kind"]) == (
         rows[0]["path"],
@@ -166,6 +168,37 @@ def test_the_same_bytes_trained_on_before_are_found(
     divided(workspace, clean)
     [pair] = checked(workspace)["pairs"]
     assert (pair["kind"], pair["past"]) == ("exact", True)
+
+
+def test_an_image_that_has_left_the_data_is_shown_to_the_network_while_its_view_is_kept(
+    workspace: Workspace, clean: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cropped copy of it, which no hash finds; without the view, the verdict says what was not looked at."""
+    gone = save(workspace, "train", "gone", picture(7))
+    divided(workspace, [*clean, gone])
+    checked(workspace)  # an earlier version of the data: its view is decoded
+    (workspace.root / gone["path"]).unlink()
+    look = base64.b64encode(thumbnail(picture(7))).decode()
+    kept = Kept(gone["image_id"], "old", "train", dhash(picture(7)), look)
+    assignments.save(workspace.assignments, [kept])
+    fewer = [row for row in clean if row["path"] != "data/train/seen-7.png"]
+    planted = save(workspace, "test", "planted", picture(7).crop((8, 0, 96, 88)))
+    divided(workspace, [*fewer, planted])
+    result = checked(workspace)
+    [pair] = result["pairs"]
+    assert (pair["kind"], pair["test"], pair["train"], pair["past"]) == (
+        "embedding",
+        planted["path"],
+        None,
+        True,
+    )
+    assert past_checks(leak.past_counts(result)) == []
+    shutil.rmtree(workspace.cache / "views")
+    result = checked(workspace)
+    assert (result["pairs"], result["compared"]["past_embedded"]) == ([], 0)
+    assert "1 of earlier versions by hash and thumbnail alone" in capsys.readouterr().out
+    [line] = past_checks(leak.past_counts(result))
+    assert (line.outcome, line.decides, line.detail[:6]) == ("unknown", False, "1 of 1")
 
 
 def test_a_stale_or_edited_result_is_refused(workspace: Workspace, clean: list[dict[str, str]]) -> None:

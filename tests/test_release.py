@@ -41,6 +41,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def judged(workspace: Workspace, **changes: Any) -> None:
     write_json(workspace.verdict, tiny_workspace.verdict(workspace) | changes)
+    tiny_workspace.lock(workspace)
 
 
 def check(outcome: str, **more: Any) -> dict[str, Any]:
@@ -138,6 +139,36 @@ def test_a_verdict_against_yesterdays_champion_is_refused(workspace: Workspace, 
 def test_half_a_verdict_is_refused(workspace: Workspace) -> None:
     write_json(workspace.verdict, {"decision": "PROMOTE"})
     with pytest.raises(DataError, match=r"lacks.*challenger"):
+        examine(workspace)
+
+
+def test_what_dvc_lock_does_not_vouch_for_is_refused(workspace: Workspace) -> None:
+    lock = workspace.root / "dvc.lock"
+    honest = lock.read_text()
+    lock.write_text("schema: '2.0'\nstages: {}\n")
+    refused(
+        workspace, r"artifacts/bundle and reports/verdict\.json are not in dvc\.lock", approve="never mind"
+    )
+    lock.unlink()
+    refused(workspace, r"dvc\.lock.*is missing.*dvc repro gate", approve="never mind")
+    lock.write_text(honest)
+    write_json(workspace.verdict, tiny_workspace.verdict(workspace) | {"summary": "fine"})
+    refused(workspace, r"verdict\.json is not what dvc\.lock names")
+
+
+def test_a_gate_of_ones_own_must_be_that_of_the_commit(workspace: Workspace) -> None:
+    """Nobody but its author can judge again what it judged."""
+    pipeline = workspace.root / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("sh inputs/gate.sh", "sh -c true"))
+    refused(workspace, "the gate of dvc.yaml is 'sh -c true', which is not what git's last commit holds")
+    tiny_workspace.git(workspace.root, "commit", "--quiet", "--all", "--message", "Another gate")
+    assert examine(workspace).digest
+
+
+def test_a_verdict_is_judged_again_where_the_gate_is_ours(workspace: Workspace) -> None:
+    pipeline = workspace.root / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("sh inputs/gate.sh", "python -m pipeline gate"))
+    with pytest.raises(DataError, match="missing"):  # there is no evidence here to judge
         examine(workspace)
 
 
@@ -308,7 +339,7 @@ def test_release_from_refusal_to_champion(
         assert tidy()
 
         write_table(workspace.predictions, honest)
-        (workspace.root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+        tiny_workspace.lock(workspace)
         state = release(why="a better one", return_state=True)
         assert state.is_completed(), state.message
         champion = registry.champion()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks.verdicts import reference
 from pipeline import artifacts, leak, peeks
+from pipeline.architecture import architecture
 from pipeline.artifacts import Workspace
 from pipeline.budget import performance_checks
 from pipeline.corruptions import CORRUPTIONS, corrupt
@@ -20,7 +21,7 @@ from pipeline.errors import DataError, ParamsError
 from pipeline.foreign import FOREIGN, foreign
 from pipeline.gate import judge
 from pipeline.intervals import codes
-from pipeline.locked import lock_fault
+from pipeline.locked import lock_fault, md5_as_dvc
 from pipeline.params import Gate
 from pipeline.performance import measure
 from pipeline.relabelled import relabelled
@@ -290,6 +291,44 @@ def test_a_few_corrected_labels_pass() -> None:
     assert relabelled(now, few).outcome == "unknown"
 
 
+# --- the champion's weights, in another network
+
+
+def test_the_champions_weights_in_another_network_are_for_a_person_to_confirm() -> None:
+    """They load strictly, and everything afterwards agrees: only the champion shows it."""
+    ours, theirs = predictions(errors(20)), predictions(errors(20), digest=THEIRS)
+    champion = evidence(ours).info | {"backbone_kwargs": {"pad_type": "same", "img_size": 96}}
+    mine = changed(backbone_kwargs={"img_size": 128})
+    verdict = judge(evidence(ours, theirs, champion_info=champion, **mine), PARAMS)
+    assert verdict.decision == "INSUFFICIENT_EVIDENCE"
+    check = outcome(verdict, "architecture")
+    assert "pad_type is not set, the champion's 'same'" in check.detail
+    assert "img_size" not in check.detail
+    assert "--approve" in str(check.would_flip)
+    same = judge(
+        evidence(ours, theirs, champion_info=champion, **changed(backbone_kwargs={"pad_type": "same"})),
+        PARAMS,
+    )
+    assert outcome(same, "architecture").outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"backbone": "resnet10t"}, "pass"),
+        ({"backbone": "resnet10t.tag"}, "pass"),  # another name of the same network
+        ({"backbone": "resnet18"}, "backbone is 'resnet18', the champion's 'resnet10t'"),
+        ({"backbone": "resnet18", "weights": {"digest": "v"}}, "pass"),
+        ({"backbone_kwargs": {"pad_type": ""}}, "pad_type is '', the champion's not set"),
+        ({"weights": {}}, "pass"),
+    ],
+)
+def test_same_weights_same_network(changes: dict[str, Any], found: str) -> None:
+    champion = {"weights": {"digest": "w"}, "backbone": "resnet10t", "backbone_kwargs": {}}
+    check = architecture(champion | changes, champion)
+    assert found in (check.outcome, check.detail.partition(": ")[2])
+
+
 # --- what the bundle says of itself
 
 
@@ -473,10 +512,33 @@ def test_a_damaged_record_of_looks_is_an_error_and_no_fresh_start(tmp_path: Path
 
 def test_what_dvc_lock_does_not_name_is_not_released(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, tmp_path / "var")
-    assert lock_fault(workspace) is None
+    assert "is missing" in str(lock_fault(workspace))
     artifacts.write_json(workspace.verdict, {"decision": "PROMOTE"})
-    lock = {"stages": {"gate": {"outs": [{"path": "reports/verdict.json", "md5": "0" * 32}]}}}
-    (tmp_path / "dvc.lock").write_text(json.dumps(lock), encoding="utf-8")  # JSON is YAML
+    artifacts.write_json(workspace.metrics, {"test": {}})
+    artifacts.write_json(workspace.bundle / "bundle.json", {})
+
+    def named(path: str, md5: str = "0" * 32) -> dict[str, str]:
+        return {"path": path, "md5": md5_as_dvc(tmp_path / path) or md5}
+
+    bundle = {"outs": [named("artifacts/bundle")]}
+    code = {"path": "pipeline/gate.py", "md5": "0" * 32}  # code may go on; what was judged from may not
+    gate = {"outs": [named("reports/verdict.json")], "deps": [named("reports/metrics.json"), code]}
+
+    def locked(**stages: object) -> None:
+        (tmp_path / "dvc.lock").write_text(json.dumps({"stages": stages}), encoding="utf-8")  # JSON is YAML
+
+    locked(bundle=bundle, gate=gate)
+    assert lock_fault(workspace) is None
+    locked(bundle=bundle)
+    assert lock_fault(workspace) == "reports/verdict.json is not in dvc.lock"
+    locked(bundle=bundle, gate=gate)
+    artifacts.write_json(workspace.metrics, {"test": {"accuracy": 0.999}})
+    assert "metrics.json is not what dvc.lock names" in str(lock_fault(workspace))
+    gate["deps"] = []
+    lock = {
+        "stages": {"bundle": bundle, "gate": {"outs": [{"path": "reports/verdict.json", "md5": "0" * 32}]}}
+    }
+    locked(**lock["stages"])
     assert "verdict.json is not what dvc.lock names" in str(lock_fault(workspace))
     workspace.verdict.unlink()
     assert "md5 missing" in str(lock_fault(workspace))

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline.artifacts import PREDICTIONS, Workspace, digest_file, write_json, write_table
 from pipeline.bundle import Bundle
+from pipeline.locked import md5_as_dvc
 from tests import tiny_bundle
 
 STAGES = {  # verb → (what it needs, what it makes)
@@ -94,6 +95,21 @@ def reproduced(workspace: Workspace) -> None:
             shutil.copytree(source, target, dirs_exist_ok=True)
         elif source.exists():
             shutil.copy(source, target)
+    lock(workspace)
+
+
+def lock(workspace: Workspace) -> None:
+    """dvc.lock as DVC would write it for what lies here now."""
+    stages = {
+        verb: {
+            "cmd": f"sh inputs/{verb}.sh",
+            "outs": [{"path": out, "md5": md5_as_dvc(workspace.root / out)}],
+        }
+        for verb, (_, out) in STAGES.items()
+        if (workspace.root / out).exists()
+    }
+    text = yaml.safe_dump({"schema": "2.0", "stages": stages})
+    (workspace.root / "dvc.lock").write_text(text, encoding="utf-8")
 
 
 def script(workspace: Workspace, verb: str, text: str) -> None:

@@ -50,6 +50,7 @@ class Found:
     file: Path | None
     source: str
     licence: str | None
+    declared: str | None = None  # the architecture that config.json names, where params.yaml names another
 
 
 def find(model: Model, root: Path) -> Found:
@@ -123,8 +124,9 @@ def _folder(folder: Path, named: str | None, source: str, file: str = "model.saf
     licence = pretrained.get("license")
     own = named is None or named.split(".")[0] == name
     return Found(
-        named or name, arguments if own else {}, pretrained if own else {}, folder / file, source, licence
-    )
+        named or name, arguments if own else {}, pretrained if own else {}, folder / file, source, licence,
+        None if own else name,
+    )  # fmt: skip
 
 
 def _torchvision(config: dict[str, Any]) -> dict[str, Any]:
