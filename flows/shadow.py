@@ -8,7 +8,7 @@ from monitoring import shadow
 from monitoring.episodes import advance, ask_human
 from monitoring.journal import Journal, Step
 from monitoring.leases import Lease
-from monitoring.policy import ASKED
+from monitoring.policy import ASKED, Shadowed
 from pipeline import clock
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.errors import RefusedError, StateError
@@ -31,9 +31,10 @@ def beside(
         return None
     seen = shadow.shadowed(workspace, digest, wanted, params.release.min_shadow_agreement)
     record = lineage.record_path(workspace, digest)
-    if approve and seen.against:
-        told = f"{seen.words}: {seen.against}; approved all the same: {approve}"
-        write_json(record, read_json(record) | {"shadow": told})
+    against = seen.against or _idle(workspace, challenger, lease, seen)
+    if approve and against:
+        told = f"{seen.words}: {against}" if seen.words else against
+        write_json(record, read_json(record) | {"shadow": f"{told}; approved all the same: {approve}"})
         return None
     if seen.images >= wanted and seen.against:
         shadow.end(workspace)
@@ -63,6 +64,16 @@ def beside(
         f"shadow: {digest[:12]} has answered {seen.images} of {wanted} images beside the champion; run `python -m "
         "flows.release` again, or let the watch do it"
     )
+
+
+def _idle(workspace: Workspace, challenger: Challenger, lease: Lease | None, seen: Shadowed) -> str | None:
+    """That too few images came, where the shadow had begun and a person has taken the episode out of it."""
+    if lease is None or shadow.requested(workspace) != challenger.digest or seen.images >= seen.wanted:
+        return None
+    with Journal(workspace.journal) as journal:
+        if journal.episode(lease.episode).state == "shadow":
+            return None
+    return f"it has answered {seen.images} of {seen.wanted} images only"
 
 
 def _missing(params: Params, challenger: Challenger) -> str | None:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from flows.challenger import Challenger
 from flows.listening import listening
-from monitoring import shadow
+from monitoring import leases, shadow
+from monitoring.episodes import approve, ask_human
 from monitoring.journal import Episode, Journal
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.params import Params, Release, Serve
@@ -182,6 +183,43 @@ def test_where_no_service_answers_with_the_champion_there_is_nothing_to_shadow(
     assert shadow.requested(workspace) == digest
     shadow.end(workspace)
     assert "has answered 0 of 7 images" in str(release(silent, 7)[0]), "a number waits for a service"
+
+
+def test_a_shadow_without_images_ends_by_a_person_s_word(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import shadow as beside_the_champion
+
+    monkeypatch.setattr(beside_the_champion, "get_run_logger", lambda: logging.getLogger("test"))
+    digest = "d" * 64
+    challenger = Challenger(digest, {}, "c" * 64, None)
+    record = workspace.registry / f"releases/{digest}.json"
+    write_json(record, {})
+    params = Params(release=Release(shadow_images=7))
+    episode = Episode(
+        id="0123456789abcdef", version=1, state="infra_validating", champion="c" * 64, reference="r", window="w",
+        since=NOW, opened=NOW, changed=NOW, why="darker", challenger=digest, approved="the verdict, by A",
+    )  # fmt: skip
+    with Journal(workspace.journal) as journal:
+        journal.begin(episode)
+        lease = leases.take(journal, episode.id)
+        assert lease is not None
+
+        def beside(approve: str | None) -> str | None:
+            return beside_the_champion.beside(workspace, params, challenger, lease, approve)
+
+        assert "has answered 0 of 7" in str(beside("the verdict, by A")), (
+            "a word on the verdict is none on this"
+        )
+        assert journal.episode(episode.id).state == "shadow"
+        assert "has answered 0 of 7" in str(beside("the verdict, by A"))
+        assert ask_human(journal, episode.id, asks="shadow", why="no images", now=NOW)
+        approve(journal, episode.id, by="B", why="no traffic at night", now=NOW)
+        said = journal.episode(episode.id).approved
+        assert beside(said) is None
+    assert read_json(record) == {
+        "shadow": f"it has answered 0 of 7 images only; approved all the same: {said}"
+    }
 
 
 @pytest.mark.slow
