@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.populations import Population, shared_uniforms
+from benchmarks.versions import Versions
 from pipeline.intervals import wilson
 from pipeline.metrics import BIN_SUPPORT, MOST_BINS, measure
 from pipeline.paired import paired_intervals
+from pipeline.params import Gate
+from pipeline.robustness import difference_interval, share_interval
+from pipeline.slices import slice_checks
 
 LOWEST, HIGHEST = 0.93, 0.97
 FEWEST = 10  # independent disagreements, or errors, expected in a test set
@@ -107,15 +111,80 @@ def paired(
     losses, wins = (disagreement - difference) / 2, (disagreement + difference) / 2
     covered = beyond = 0
     for _ in range(draws):
-        sizes = np.ones(n, dtype=int) if group == 1 else generator.integers(1, group + 1, n)
-        groups = np.repeat(np.arange(n), sizes)[:n]
+        groups = _groups(n, group, generator)
         chance = shared_uniforms(groups, alike, generator)
         drawn = np.where(chance < losses, -1.0, np.where(chance > 1 - wins, 1.0, 0.0))
         [(low, high)] = paired_intervals(drawn, groups)
         covered += low - 1e-12 <= difference <= high + 1e-12
         beyond += difference > high + 1e-12
-    worth = 1.0 if group == 1 else 2 / (group + 1)
-    shots = "single images" if group == 1 else f"groups of 1 to {group}, {alike:.0%} alike"
-    case = f"{disagreement:.0%} disagree, {shots}"
-    field = n * disagreement * worth >= FEWEST
+    case = f"{disagreement:.0%} disagree, {_shots(group, alike)}"
+    field = n * disagreement * _singles(group) >= FEWEST
     return Coverage("difference", case, n, field, difference, draws, covered, beyond)
+
+
+def robustness(versions: Versions, n: int, group: int, draws: int, seed: int) -> list[Coverage]:
+    """Coverage under corruption: the difference over all of them and of one, and the share of one model alone."""
+    generator = np.random.default_rng(seed)
+    truths = {
+        "robustness": float(versions.difference.mean()),
+        "robustness/one": float(versions.difference[0].mean()),
+        "robustness alone": float(versions.shares(versions.less).mean()),
+    }
+    counts = {name: [0, 0, 0] for name in truths}
+    changed = 0.0
+    for _ in range(draws):
+        groups = _groups(n, group, generator)
+        ours, theirs = versions.draw(groups, generator)
+        less = ours - theirs
+        changed += float(less.any(axis=(1, 2)).mean()) / draws
+        found = {
+            "robustness": difference_interval(less.reshape(n, -1), groups),
+            "robustness/one": difference_interval(less[:, 0], groups),
+            "robustness alone": share_interval(ours.reshape(n, -1), groups),
+        }
+        for name, interval in found.items():
+            if interval is not None:
+                counts[name][0] += 1
+                counts[name][1] += interval[0] - 1e-12 <= truths[name] <= interval[1] + 1e-12
+                counts[name][2] += truths[name] > interval[1] + 1e-12
+    shots = _shots(group, versions.alike)
+    case = f"{versions.right:.0%} right, {shots}"
+    field = n * changed * _singles(group) >= FEWEST
+    return [
+        Coverage(name, case, n, field, round(truth, 6), *_order(counts[name]))
+        for name, truth in truths.items()
+    ]
+
+
+def gap(n: int, accuracies: tuple[float, ...], group: int, alike: float, draws: int, seed: int) -> Coverage:
+    """Coverage of the gap between the best and the worst of equally large slices whose accuracies are known."""
+    generator = np.random.default_rng(seed)
+    truth = max(accuracies) - min(accuracies)
+    covered = beyond = 0
+    for _ in range(draws):
+        groups = _groups(n, group, generator)
+        part = generator.integers(0, len(accuracies), int(groups.max()) + 1)[groups]
+        correct = shared_uniforms(groups, alike, generator) < np.array(accuracies)[part]
+        masks = {"kind": {str(number): part == number for number in range(len(accuracies))}}
+        checks = slice_checks(correct, groups.astype(str).tolist(), masks, Gate())
+        [(low, high)] = [check.ci95 for check in checks if check.name == "gap/kind" and check.ci95]
+        covered += low <= truth <= high
+        beyond += truth > high
+    errors = n * (1 - max(accuracies)) * _singles(group) / len(accuracies)
+    case = f"{len(accuracies)} slices, {' '.join(f'{each:g}' for each in accuracies)}, {_shots(group, alike)}"
+    return Coverage("gap", case, n, errors >= FEWEST, round(truth, 6), draws, covered, beyond)
+
+
+def _groups(n: int, group: int, generator: np.random.Generator) -> np.ndarray:
+    """[n] groups of one image, or of 1 to ``group``."""
+    sizes = np.ones(n, dtype=int) if group == 1 else generator.integers(1, group + 1, n)
+    return np.repeat(np.arange(n), sizes)[:n]
+
+
+def _shots(group: int, alike: float) -> str:
+    return "single images" if group == 1 else f"groups of 1 to {group}, {alike:.0%} alike"
+
+
+def _singles(group: int) -> float:
+    """Groups for each image, where there are as many of each size."""
+    return 1.0 if group == 1 else 2 / (group + 1)

@@ -30,6 +30,8 @@ from benchmarks.populations import Change, Population, simulated
 from benchmarks.real_predictions import predictions
 from benchmarks.record import RESULTS, measuring
 from benchmarks.verdicts import Case
+from benchmarks.versions import Versions
+from pipeline.params import Gate
 
 DRAWS = 2000
 WHAT = (
@@ -65,6 +67,17 @@ def cases(real: Population) -> list[Case]:
     found.append(Case("equal, shots of a part alike", shots, alike, "REJECT", EQUAL))
     swapped = Change(wins=0.06, losses=0.06)
     found.append(Case("equal in each of 20 classes", single, swapped, "class fails", CLASSES, n=1000))
+    unsure = Change(wins=0.04, losses=0.04, where="unsure")
+    whole = [
+        Case(f"the whole gate, {case.name}", case.population, case.change, "REJECT", EQUAL, whole=limits,
+             versions=Versions(right=0.7, alike=0.4 if case.population is shots else 0.0))
+        for case, limits in (
+            (Case("equal, 8 % swapped both ways", single, unsure, "REJECT", EQUAL), Gate()),
+            (Case("equal, shots of a part alike", shots, replace(unsure, alike=0.4), "REJECT", EQUAL), Gate()),
+            (Case("equal, 8 % swapped both ways", real, unsure, "REJECT", EQUAL), below(real)),
+        )
+    ]  # fmt: skip
+    found += whole
     bound = verdicts.at_the_bound(20, 0.5, seed=2)
     found += [
         Case(
@@ -79,6 +92,12 @@ def cases(real: Population) -> list[Case]:
         for n in (500, 1000)
     ]
     return found
+
+
+def below(population: Population) -> Gate:
+    """The gate as it ships, but for an accuracy and macro-F1 that are asked to be a tenth under the truth."""
+    least = round(float(population.right.mean()) - 0.1, 2)
+    return Gate(min_accuracy=least, min_macro_f1=least - 0.05)
 
 
 def held(change: Change, population: Population) -> Change:
@@ -121,7 +140,34 @@ def coverages(real: Population, draws: int) -> list[Callable[[], list[Coverage]]
         for n in (60, 120, 250, 500, 2000)
         for disagreement in (0.02, 0.05, 0.1, 0.3)
     ]
+    for number, (right, less, own, group, n) in enumerate(
+        (
+            (0.7, 0.0, 0.2, 1, 96),
+            (0.7, 0.2, 0.2, 1, 96),
+            (0.95, 0.0, 0.05, 1, 96),
+            (0.5, 0.3, 0.4, 1, 24),
+            (0.7, 0.2, 0.2, 7, 96),
+            (0.7, 0.0, 0.2, 7, 60),
+        )
+    ):
+        versions = Versions(right=right, less=less, own=own, alike=0.0 if group == 1 else 0.5)
+        work.append(partial(coverage.robustness, versions, n, group, draws, seed=300 + number))
+    work += [
+        partial(_gap, n, accuracies, group, draws)
+        for n, accuracies, group in (
+            (250, (0.7, 0.7), 1),
+            (250, (0.8, 0.6), 1),
+            (500, (0.9, 0.8), 7),
+            (500, (0.8, 0.8, 0.8), 1),
+            (500, (0.8, 0.7, 0.6), 1),
+            (500, (0.8, 0.8, 0.8), 7),
+        )
+    ]
     return work
+
+
+def _gap(n: int, accuracies: tuple[float, ...], group: int, draws: int) -> list[Coverage]:
+    return [coverage.gap(n, accuracies, group, 0.0 if group == 1 else 0.4, draws, seed=n + group)]
 
 
 def _paired(n: int, disagreement: float, group: int, draws: int) -> list[Coverage]:

@@ -14,6 +14,10 @@ INTERVALS = {
     "macro_f1": "macro-F1",
     "nll": "NLL",
     "ece": "ECE",
+    "robustness alone": "robustness",
+    "robustness/one": "one corruption,\nchallenger − champion",
+    "robustness": "robustness,\nchallenger − champion",
+    "gap": "gap of slices",
     "difference": "challenger − champion",
 }
 GOOD, BAD, PALE = "#1a7f37", "#cf222e", "#8c959f"

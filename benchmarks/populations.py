@@ -26,9 +26,9 @@ class Change:
 
     wins: float = 0.0
     losses: float = 0.0
-    where: str = (
-        "anywhere"  # of the losses: anywhere | classes (the fewest that hold them) | domain (the second)
-    )
+    where: str = "anywhere"
+    """Of the losses: anywhere, classes (the fewest that hold them), domain (the second); or, of both, unsure: at each
+    confidence as many become right as become wrong where the network is calibrated, so that it stays so."""
     alike: float = 0.0  # share of the groups whose shots all change, or all don't
 
 
@@ -69,23 +69,35 @@ class Population:
     ) -> np.ndarray:
         """[n, classes] probabilities of a challenger over ``rows`` that differs by ``change`` in truth."""
         right = self.right
-        at_risk = right & self._place(change, right)
-        lost, won = change.losses / at_risk.mean(), change.wins / max((~right).mean(), 1e-12)
-        if max(lost, won) > 1:
-            raise ValueError(f"{self.name} has too few answers for {change}: shares {lost:.2f}, {won:.2f}")
+        losing = right * self._place(change, right)
+        winning = ~right * (self._confidence if change.where == "unsure" else 1.0)
+        losing, winning = (
+            weights * (share / max(weights.mean(), 1e-12))
+            for weights, share in ((losing, change.losses), (winning, change.wins))
+        )
+        if max(losing.max(), winning.max()) > 1:
+            raise ValueError(
+                f"{self.name} has too few answers for {change}: shares {losing.max():.2f}, {winning.max():.2f}"
+            )
         chance = shared_uniforms(groups, change.alike, generator)
-        flip = np.where(right, at_risk * lost, won)[rows] > chance
+        flip = (losing + winning)[rows] > chance
         return np.where(flip[:, None], self._opposite[rows], self.probabilities[rows])
 
     def _place(self, change: Change, right: np.ndarray) -> np.ndarray:
         if change.where == "domain":
             return self.second
+        if change.where == "unsure":
+            return 1 - self._confidence
         if change.where == "classes":  # the largest, until three quarters of their right answers are enough
             hits = np.bincount(self.labels[right], minlength=len(self.classes)) / len(right)
             largest = np.argsort(-hits)
             count = int(np.searchsorted(hits[largest].cumsum() * 0.75, change.losses)) + 1
             return np.isin(self.labels, largest[:count])
         return np.ones(len(right), dtype=bool)
+
+    @cached_property
+    def _confidence(self) -> np.ndarray:
+        return self.probabilities.max(axis=1)
 
     @cached_property
     def _opposite(self) -> np.ndarray:

@@ -1,16 +1,19 @@
 """How often the gate's verdict is wrong: whole verdicts by ``pipeline.gate.judge`` on drawn test sets.
 
-The absolute bounds are set where they can't decide, except in the case that is about recall: what is measured is
-the comparison with the champion, and what is said of twenty classes.
+The absolute bounds are set where they can't decide, except in the cases that are about recall and about the whole
+gate: what is measured is the comparison with the champion, and what is said of twenty classes. The whole gate is
+judged as it ships: its own bounds, every kind of slice, and a stress table of both.
 """
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from benchmarks.populations import Change, Population
+from benchmarks.versions import Versions, stress
 from pipeline import artifacts
 from pipeline.evaluate import summarise
 from pipeline.evidence import Evidence
@@ -22,6 +25,7 @@ from pipeline.transforms import Preprocessing
 
 Event = Literal["PROMOTE", "REJECT", "class fails", "recall fails"]
 OURS, THEIRS = "c" * 64, "a" * 64
+STRESSED = Evaluate().stress_images
 # No interval that is bootstrapped takes part in a decision.
 SMALLEST = Evaluate(bootstrap=100)
 COMPARISON = Gate(
@@ -47,11 +51,13 @@ class Case:
     n: int = 500
     recall_bound: float = 0.0
     domains: bool = True
+    whole: Gate | None = None  # the bounds of the whole gate, with every kind of slice
+    versions: Versions | None = None  # and how the two answer to corrupted images
 
     @property
     def params(self) -> Params:
         limits = asdict(COMPARISON) | {"min_class_recall": self.recall_bound}
-        return Params(evaluate=SMALLEST, gate=Gate(**limits))
+        return Params(evaluate=SMALLEST, gate=self.whole or Gate(**limits))
 
 
 def rates(case: Case, draws: int, seed: int) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def draw(case: Case, generator: np.random.Generator) -> Verdict:
     if case.change:
         champion = population.table(rows, groups, theirs, THEIRS, domains=case.domains)
     table = population.table(rows, groups, ours, OURS, domains=case.domains)
-    info = _papers(population.classes)
+    info = _papers(tuple(population.classes))
     bundles = [OURS, THEIRS] if case.change else [OURS]
     evidence = Evidence(
         challenger=OURS,
@@ -108,8 +114,8 @@ def draw(case: Case, generator: np.random.Generator) -> Verdict:
         references={"onnx": reference(table)},
         head=(np.eye(len(population.classes)), np.zeros(len(population.classes))),
         sources={},
-        masks=masks(table),
-        stress=artifacts.STRESS.empty_table(),  # what is drawn are predictions; corruption is not
+        masks=masks(table) | (_thirds(population.groups[rows]) if case.whole else {}),
+        stress=_stress(case, groups, generator),
         stress_origin={"bundles": bundles},
         performance={"challenger": _timed(OURS), "champion": _timed(THEIRS) if case.change else None},
         leak=None,
@@ -123,13 +129,30 @@ def draw(case: Case, generator: np.random.Generator) -> Verdict:
     return verdict
 
 
-def _papers(classes: list[str]) -> dict[str, Any]:
+def _stress(case: Case, groups: np.ndarray, generator: np.random.Generator) -> pa.Table:
+    """Of some of the test images, whose ids are their places."""
+    if case.versions is None:
+        return artifacts.STRESS.empty_table()  # what is drawn are predictions; corruption is not
+    chosen = np.sort(generator.permutation(len(groups))[:STRESSED])
+    ours, theirs = case.versions.draw(groups[chosen], generator)
+    return stress(chosen.astype(str).tolist(), ours, theirs if case.change else None, (OURS, THEIRS))
+
+
+def _thirds(groups: np.ndarray) -> Masks:
+    """Image size and brightness, in three each, which have nothing to do with the answers; by group."""
+    kinds = {"image_size": 40503, "brightness": 2654435761}
+    parts = {kind: groups * factor % 997 % 3 for kind, factor in kinds.items()}
+    return {kind: {str(third): part == third for third in range(3)} for kind, part in parts.items()}
+
+
+@cache
+def _papers(classes: tuple[str, ...]) -> dict[str, Any]:
     """A bundle.json with which nothing is wrong."""
     preprocessing = Preprocessing(
         image_size=32, resize=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
     )
     return {
-        "classes": classes,
+        "classes": list(classes),
         "preprocessing": preprocessing.to_dict(),
         "fingerprint": preprocessing.fingerprint(),
         "temperature": 1.0,

@@ -31,10 +31,15 @@ def copy_checkout(root: Path, workspace: Path) -> None:
     # The demo's story starts from the product as shipped: no labels yet, no champion.
     (workspace / "champion-pin.json").write_text('{"digest": null}\n', encoding="utf-8")
     (workspace / ".venv").symlink_to(Path(sys.prefix).absolute())
-    identity = ["-c", "user.name=visionloop demo", "-c", "user.email=demo@localhost"]
     subprocess.run(["git", "init", "-q", "-b", "main"], cwd=workspace, check=True)
+    commit(workspace, "Demo workspace")
+
+
+def commit(workspace: Path, message: str) -> None:
+    """All changes of the workspace; a verdict promotes no network made of code that no commit holds."""
+    identity = ["-c", "user.name=visionloop demo", "-c", "user.email=demo@localhost"]
     subprocess.run(["git", "add", "-A"], cwd=workspace, check=True)
-    subprocess.run(["git", *identity, "commit", "-q", "-m", "Demo workspace"], cwd=workspace, check=True)
+    subprocess.run(["git", *identity, "commit", "-q", "-m", message], cwd=workspace, check=True)
 
 
 def images_of(folder: Path) -> list[tuple[Path, str]]:

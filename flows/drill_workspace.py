@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from flows.demo_workspace import as_shipped, copy_checkout
+from flows.demo_workspace import as_shipped, commit, copy_checkout
 from pipeline.artifacts import Workspace, digest_file, read_json, write_json
 from pipeline.errors import StateError
 from pipeline.registry import Registry, pin
@@ -124,6 +124,7 @@ def _repro(workspace: Workspace) -> None:
     content = yaml.safe_load((workspace.root / "dvc.yaml").read_text(encoding="utf-8"))
     if content["stages"].pop("sample", None):
         (workspace.root / "dvc.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        commit(workspace.root, "Drill workspace")
     environment = os.environ | {
         "VISIONLOOP_HOME": str(workspace.home),
         "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

@@ -1,13 +1,19 @@
-"""What a released bundle came from: ``var/registry/releases/<digest>.json``, and a commit and tag in git."""
+"""What a released bundle came from: ``var/registry/releases/<digest>.json``, and a commit and tag in git.
+
+Whether its built Bento answered stands in it as a check, ``infra_validation``, beside the verdict's; of the last
+try, released or refused, in ``<digest>.infra.json``.
+"""
 
 import getpass
 import socket
 import subprocess
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Workspace, digest_file, read_json, write_json
+from pipeline.checks import Check
 from pipeline.errors import StateError
 
 # What a retrain itself writes into the checkout; a release commits these and nothing else.
@@ -23,6 +29,35 @@ def record_path(workspace: Workspace, digest: str) -> Path:
     return workspace.registry / "releases" / f"{digest}.json"
 
 
+def infra_validation(
+    workspace: Workspace,
+    digest: str,
+    *,
+    bento: str,
+    images: int,
+    limit: float,
+    worst: float | None,
+    fault: str,
+) -> dict[str, Any]:
+    """Write down how the built Bento answered, whatever comes of the release; returns it, a check and its Bento.
+
+    Args:
+        images: golden images that were put to it.
+        limit: ``release.max_golden_error``.
+        worst: the largest difference of a probability; None where it did not answer as offline.
+        fault: what it did instead.
+    """
+    check = Check(
+        "infra_validation", "fail" if fault else "pass", worst, None, limit, images,
+        "a Bento that starts and answers as the bundle did offline: `python -m flows.release`" if fault
+        else f"a difference of a probability of more than {limit:g}",
+        kind="integrity", detail=fault or "the built Bento answered as offline",
+    )  # fmt: skip
+    tried = asdict(check) | {"bento": bento, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_json(workspace.registry / "releases" / f"{digest}.infra.json", tried)
+    return tried
+
+
 def record(
     workspace: Workspace, verdict: dict[str, Any], *, bento: str, sandbox: dict[str, Any], by: str, why: str,
     approved: dict[str, str] | None, before: str | None,
@@ -31,7 +66,7 @@ def record(
 
     Args:
         bento: its tag in ``var/bentoml``.
-        sandbox: how many golden images were asked and the largest difference of a probability.
+        sandbox: what :func:`infra_validation` wrote.
         approved: who took a verdict of INSUFFICIENT_EVIDENCE upon themselves, and why.
         before: the champion that it takes over from.
     """

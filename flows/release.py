@@ -15,6 +15,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -118,10 +119,19 @@ def _try(workspace: Workspace, params: Params, challenger: Challenger, why: str,
         with sandbox(bento, store, seconds=settings.sandbox_timeout_seconds, scratch=place) as url:
             return ask(url, golden, digest=digest, limit=settings.max_golden_error)
 
-    worst = step("sandbox", try_out)
+    def told(worst: float | None, fault: str = "") -> dict[str, Any]:
+        limit, images = settings.max_golden_error, len(golden)
+        return lineage.infra_validation(
+            workspace, digest, bento=bento, images=images, limit=limit, worst=worst, fault=fault
+        )
+
+    try:
+        worst = step("sandbox", try_out)
+    except VisionloopError as error:
+        told(None, str(error))
+        raise
     logger.info("%d golden images answered as offline, largest difference %.2g", len(golden), worst)
-    by = lineage.account()
-    tried = {"images": len(golden), "largest_error": worst}
+    by, tried = lineage.account(), told(worst)
     # Before the pointer moves: whoever is champion has a recipe, and a record of where it came from.
     step("recipe", lambda: recipe.keep(workspace))
     lineage.record(

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from flows.demo_stage import Stage
-from flows.demo_workspace import as_shipped, copy_checkout
+from flows.demo_workspace import as_shipped, commit, copy_checkout
 from flows.drill_workspace import SHOTS
 from flows.soak_world import START
 from pipeline.artifacts import Workspace, read_json
@@ -91,6 +91,7 @@ def lay_out(workspace: Workspace, seed: int) -> None:
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
     del stages["stages"]["sample"]  # its images lie there already
     (root / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False), encoding="utf-8")
+    commit(root, "Soak workspace")
 
 
 def release_first(workspace: Workspace, stage: Stage) -> None:

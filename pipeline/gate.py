@@ -71,7 +71,10 @@ def judge(evidence: Evidence, params: Params) -> Verdict:
 
 def _alone(evidence: Evidence, test: pa.Table, params: Params) -> list[Check]:
     """What the test images say of the challenger itself, over all and by slice."""
-    metrics = summarise(evidence.predictions, evidence.info, params)["test"]
+    whole = (
+        not evidence.alike
+    )  # then metrics.json, which was compared with the predictions, is about all of them
+    metrics = (evidence.metrics if whole else summarise(evidence.predictions, evidence.info, params))["test"]
     correct = test["correct"].to_numpy(zero_copy_only=False)
     return absolute(test, metrics, evidence.info["classes"], params.gate) + slice_checks(
         correct, test["group"].to_pylist(), evidence.masks, params.gate
@@ -84,7 +87,7 @@ def _under_stress(evidence: Evidence, test: pa.Table, params: Params) -> list[Ch
     groups = {image_id: group for image_id, group, label in zip(*columns, strict=True) if label in known}
     confidence = test["confidence"].to_numpy(zero_copy_only=False)
     return robustness_checks(
-        evidence.stress, evidence.challenger, evidence.champion, groups, params.gate, params.seed
+        evidence.stress, evidence.challenger, evidence.champion, groups, params.gate
     ) + abstention_checks(
         evidence.stress, evidence.challenger, confidence, params.serve.abstain_below, params.gate
     )
@@ -107,8 +110,12 @@ def _comparison_checks(evidence: Evidence, test: pa.Table, params: Params) -> li
     classes = Check(
         "classes",
         "fail" if lost else "pass",
+        float(len(lost)),
+        bound=0.0,
         support=len(evidence.info["classes"]),
-        would_flip=f"training images of {', '.join(lost)}" if lost else None,
+        would_flip=f"training images of {', '.join(lost)}"
+        if lost
+        else "any class of the champion's that is lost",
         kind="comparison",
         detail=f"no longer known: {', '.join(lost)}" if lost else f"new: {', '.join(new) or 'none'}",
     )
@@ -179,9 +186,9 @@ def report(verdict: Verdict) -> str:
             c for i, c in enumerate(checks) if c.outcome != "pass" or "/" not in c.name or i < ROWS_SHOWN // 2
         ]
     width = max(len(check.name) for check in checks) + 2
-    lines = [f"{'check':<{width}}{'value':>8}{'95 % interval':>20}{'bound':>10}{'images':>8}  outcome"]
+    lines = [f"{'check':<{width}}{'value':>8}{'95 % interval':>20}{'bound':>10}{'support':>8}  outcome"]
     for check in checks:
-        value = "" if check.value is None else f"{check.value:.3f}"
+        value = "" if check.value is None else f"{check.value:.{'0e' if 0 < check.value < 5e-4 else '3f'}}"
         interval = f"{check.ci95[0]:.3f} to {check.ci95[1]:.3f}" if check.ci95 else ""
         sign = "<=" if check.name.split("/")[0] in AT_MOST else ">="
         bound = "" if check.bound is None else f"{sign} {check.bound:g}"

@@ -1,204 +1,165 @@
 """Is what was measured what would ship, and is what was written what was measured? Nobody may override these.
 
-Each check compares two things that were written at different moments by different code. What none of them
+Each check compares two things that were written at different moments by different code; what is in the bundle itself
+is compared in ``consistency``. What none of them
 sees: whoever rewrites all the files of a bundle consistently, its reference and its weights included, has made
 another bundle; it is judged as such.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.checks import Check, integrity, metrics_fault, predictions_fault
-from pipeline.errors import IntegrityError
+from pipeline.checks import Check, integrity
+from pipeline.consistency import bundle_checks
 from pipeline.evaluate import summarise
 from pipeline.evidence import Evidence
+from pipeline.leak import MOST_ALIKE
 from pipeline.metrics import label_codes, probability_matrix
 from pipeline.params import Params
-from pipeline.transfer.calibration import fit_temperature
-from pipeline.transforms import Preprocessing
 
 __all__ = ["integrity_checks"]
 
-ANSWERS = 2e-3  # of a probability: rounding differs by far less, another network or preprocessing by more
-HEAD = 2e-2  # of a probability recomputed from the stored embedding
-TEMPERATURE = 0.01  # relative, of the temperature fitted again
-SCALED = 1.35  # the temperature that vector scaling may leave to be asked for: on the images that it was fitted to it
-# can be shy, since it is regularised, but hardly too sure
-SMALLEST = 1e-30
+TOLERANCE = 2e-6  # metrics.json is rounded to six digits
 
 RERUN = "`dvc repro -f evaluate`"
 REBUILD = "`dvc repro -f bundle`"
+# Code that no commit holds can't be made again by anybody, so whoever tries out changes of it gets no PROMOTE.
+COMMIT = f"`git commit pipeline dvc.yaml`, then {REBUILD}"
+LICENCE = "`license` in the config.json beside the weights (of timm: in its pretrained_cfg), then `dvc repro -f train`"
+FINE = "data, parameters, lock, weights, their licence and the code's commit are on record"
 
 
 def integrity_checks(evidence: Evidence, params: Params) -> list[Check]:
     """The bundle first: where it is damaged, nothing that it says is looked at."""
     checks = [
         integrity("bundle", evidence.damage, f"every file of {evidence.challenger[:12]} is as sealed", "`dvc repro`"),
-        integrity(
-            "data",
-            None if evidence.validation.get("success") is True else "reports/validation.json says that the data failed",
-            "the data passed its validation",
-            "mend the data that `python -m pipeline validate` lists, then `dvc repro`",
-        ),
+        _data(evidence.validation),
     ]  # fmt: skip
     if evidence.damage:
         return checks
-    fault = predictions_fault(
-        evidence.predictions, evidence.origin, evidence.challenger, evidence.info["classes"]
+    predictions = evidence.predictions
+    test = predictions.filter(pc.equal(predictions["split"], "test"))
+    fault = _predictions_fault(predictions, evidence.origin, evidence.challenger, evidence.info["classes"])
+    rows = predictions.num_rows
+    checks.append(
+        integrity("predictions", fault, "made by this bundle, row by row consistent", RERUN, support=rows)
     )
-    checks.append(integrity("predictions", fault, "made by this bundle, row by row consistent", RERUN))
     if not fault:
-        checks += _of_the_bundle(evidence)
-        computed = summarise(evidence.predictions, evidence.info, params)
-        difference = metrics_fault(evidence.metrics, computed)
+        checks += bundle_checks(evidence, params.bundle)
+        computed = summarise(predictions, evidence.info, params)
+        difference = _metrics_fault(evidence.metrics, computed)
         fault = f"metrics.json is not what the predictions give: {difference}" if difference else None
-        checks.append(integrity("metrics", fault, "metrics.json follows from the predictions", RERUN))
+        checks.append(
+            integrity("metrics", fault, "metrics.json follows from the predictions", RERUN, support=rows)
+        )
     checks.append(_lineage(evidence))
     checks.append(
         integrity("leak", evidence.leak, _aside(evidence.alike),
                   "one group for images of one thing (`data.group_pattern`, or a column `group`), or the copies that artifacts/leak.json "
-                  "names out of the data; then `dvc repro`")
+                  "names out of the data; then `dvc repro`",
+                  None if evidence.leak else round(len(evidence.alike) / max(1, test.num_rows), 6), MOST_ALIKE, test.num_rows)
     )  # fmt: skip
     checks.append(
         integrity("companions", _companion_fault(evidence), "the stress test and the timings are of the same bundles",
                   "`dvc repro -f stress performance`")
     )  # fmt: skip
-    if evidence.champion:
-        checks.append(
-            integrity(
-                "test_images", _champion_fault(evidence), "both were asked about the same images", RERUN
-            )
-        )
-    return checks
+    return checks + ([_test_images(evidence, test)] if evidence.champion else [])
 
 
-def _of_the_bundle(evidence: Evidence) -> list[Check]:
-    """What is in the bundle against each other, and against what it says now."""
-    return [
-        integrity("fingerprint", _fingerprint_fault(evidence.info), "the preprocessing gives what it gave", REBUILD),
-        integrity("parity", _parity_fault(evidence), "torch, ONNX and the answers of today agree", REBUILD),
-        integrity("calibration", _calibration_fault(evidence), "the temperature follows from validation images", REBUILD),
-    ]  # fmt: skip
-
-
-def _fingerprint_fault(info: dict[str, Any]) -> str | None:
+def _predictions_fault(
+    predictions: pa.Table, origin: dict[str, Any], digest: str, classes: Sequence[str]
+) -> str | None:
+    """What shows that ``predictions`` are not what the bundle ``digest`` said of the images; None where all fits."""
+    if origin.get("bundle") != digest:
+        made_by = str(origin.get("bundle"))[:12]
+        return f"the predictions were made by the bundle {made_by}, the challenger is {digest[:12]}"
+    if list(origin.get("classes", [])) != list(classes):
+        return "the predictions and the bundle disagree about the classes"
+    if "test" not in predictions["split"].to_pylist():
+        return "there are no predictions of test images"
+    images = predictions["image_id"].to_pylist()
+    if len(set(images)) != len(images):
+        return f"{len(images) - len(set(images))} images are predicted twice"
     try:
-        found = Preprocessing.from_dict(info["preprocessing"]).fingerprint()
-    except IntegrityError as error:
-        return str(error)
-    if found != info.get("fingerprint"):
-        return "the preprocessing that bundle.json describes has another fingerprint than the one in it"
+        labels, predicted = (label_codes(predictions[name], classes) for name in ("label", "predicted"))
+        probabilities = probability_matrix(predictions)
+    except (KeyError, ValueError) as error:
+        return f"the predictions don't fit the bundle's classes: {error}"
+    if probabilities.shape[1] != len(classes) or not np.isfinite(probabilities).all():
+        return "some probabilities are missing or no numbers"
+    correct = predictions["correct"].to_numpy(zero_copy_only=False)
+    wrong = (probabilities.argmax(axis=1) != predicted) | ((labels == predicted) != correct)
+    if wrong.any():
+        return f"{int(wrong.sum())} rows contradict their own probabilities or labels: the table was edited"
     return None
 
 
-def _parity_fault(evidence: Evidence) -> str | None:
-    """torch and ONNX at the export; the head's weights and the stored answers; the stored answers and today's."""
-    recorded = evidence.info.get("parity")
-    if not recorded or not recorded["error"] <= recorded["limit"]:
-        told = (
-            f"differed by {recorded['error']:g}, over {recorded['limit']:g}"
-            if recorded
-            else "were not compared"
-        )
-        return f"torch and ONNX {told} at the export"
-    reference = evidence.references.get("onnx")
-    if reference is None or not reference.num_rows:
-        return "the bundle holds no reference answers"
-    stored = np.array(reference["probabilities"].to_pylist(), dtype=np.float64)
-    if evidence.head is None:
-        return "model.safetensors holds no head: it is not the network of model.onnx"
-    weight, bias = evidence.head
-    embedding = np.array(reference["embedding"].to_pylist(), dtype=np.float64)
-    if embedding.shape[1] != weight.shape[1] or len(weight) != stored.shape[1]:
-        return f"the head in model.safetensors is {weight.shape}, the reference needs {(stored.shape[1], embedding.shape[1])}"
-    again = _softmax((embedding @ weight.T + bias) / float(evidence.info["temperature"]))
-    worst = float(np.abs(again - stored).max())
-    if worst > HEAD:
-        return f"the head in model.safetensors gives other answers than model.onnx gave, by up to {worst:.3f}"
-    return _drift_fault(evidence.references.get(evidence.form), evidence.predictions, evidence.form)
-
-
-def _drift_fault(reference: pa.Table | None, predictions: pa.Table, form: str) -> str | None:
-    """Answers to held-out images when the bundle was sealed, and now."""
-    if reference is None:
-        return f"the bundle holds no reference answers of its {form} network"
-    place = {image_id: row for row, image_id in enumerate(reference["image_id"].to_pylist())}
-    rows = [place.get(image_id, -1) for image_id in predictions["image_id"].to_pylist()]
-    if -1 in rows:
-        return f"{rows.count(-1)} of {len(rows)} held-out images are not in the bundle's reference: it is of other data"
-    stored = np.array(reference["probabilities"].to_pylist(), dtype=np.float64)[rows]
-    difference = np.abs(stored - probability_matrix(predictions)).max(axis=1)
-    wrong = int((difference > ANSWERS).sum())
-    if wrong:
-        first = predictions["path"][int(difference.argmax())].as_py()
-        return (
-            f"{wrong} of {len(rows)} held-out images are answered otherwise than when the bundle was sealed, by up to "
-            f"{difference.max():.3f} ({first}): another network, or another preprocessing"
-        )
-    return None
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
-
-
-def _calibration_fault(evidence: Evidence) -> str | None:
-    """Fit the temperature again, to the validation images' stored answers."""
-    reference = evidence.references.get("onnx")
-    validation = evidence.predictions.filter(pc.equal(evidence.predictions["split"], "validation"))
-    if reference is None or not validation.num_rows:
+def _metrics_fault(written: Any, computed: Any, where: str = "") -> str | None:
+    """The first difference between metrics.json as ``written`` and as ``computed`` from the predictions."""
+    if isinstance(computed, dict) and isinstance(written, dict):
+        for key in [*computed, *(key for key in written if key not in computed)]:
+            if (where, key) in (("", "seconds"), ("train", "images_per_second")):
+                continue
+            name = f"{where}.{key}" if where else str(key)
+            if key not in computed or key not in written:
+                return f"{name} is {'missing' if key not in written else 'not from the predictions'}"
+            fault = _metrics_fault(written[key], computed[key], name)
+            if fault:
+                return fault
         return None
-    known = set(validation["image_id"].to_pylist())
-    rows = [row for row, image_id in enumerate(reference["image_id"].to_pylist()) if image_id in known]
-    held = reference.take(pa.array(rows, pa.int64()))
-    temperature = float(evidence.info["temperature"])
-    probabilities = np.array(held["probabilities"].to_pylist(), dtype=np.float64)
-    logits = np.log(np.maximum(probabilities, SMALLEST)) * temperature
-    again = fit_temperature(logits, label_codes(held["label"], evidence.info["classes"]))
-    if evidence.info["validation"].get("method") == "vector":
-        if temperature != 1.0:
-            return f"vector scaling leaves no temperature to apply, bundle.json has {temperature:.4f}"
-        if again <= SCALED:
-            return None
-        return f"after vector scaling the validation images still ask for a temperature of {again:.3f}: it was fitted to others"
-    if abs(again / temperature - 1) <= TEMPERATURE:
+    if isinstance(computed, list) and isinstance(written, list) and len(computed) == len(written):
+        faults = (_metrics_fault(w, c, where) for w, c in zip(written, computed, strict=True))
+        return next((fault for fault in faults if fault), None)
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (written, computed))
+    if written == computed or (numbers and math.isclose(written, computed, rel_tol=0, abs_tol=TOLERANCE)):
         return None
-    return (
-        f"the temperature is {temperature:.4f}, the {len(rows)} validation images give {again:.4f}: it was fitted to "
-        "other images"
-    )
+    return f"{where} is {written}, the predictions give {computed}"
+
+
+def _data(validation: dict[str, Any]) -> Check:
+    """Expectations on the data that failed, of those that may not."""
+    expected = [
+        entry for entry in validation.get("expectations", []) if entry.get("severity", "fail") == "fail"
+    ]
+    failed = sum(not entry.get("success") for entry in expected)
+    sound = validation.get("success") is True
+    return integrity(
+        "data", None if sound else "reports/validation.json says that the data failed", "the data passed its validation",
+        "mend the data that `python -m pipeline validate` lists, then `dvc repro`",
+        float(failed) if failed or sound else None, 0.0, len(expected),
+    )  # fmt: skip
 
 
 def _lineage(evidence: Evidence) -> Check:
     """What the bundle says that it was made from, against what lies here; what it does not say, a person decides."""
-    digests = evidence.info.get("digests", {})
+    info = evidence.info
+    digests, weights = info.get("digests", {}), info.get("weights") or {}
     wrong = [name for name, digest in evidence.sources.items() if digests.get(name) not in (None, digest)]
     if wrong:
         return integrity(
-            "lineage",
-            f"the bundle was made from another {', '.join(wrong)} than what lies here",
-            "",
-            "`dvc repro`",
-        )
-    names = ("manifest", "split", "params", "lock", "weights")
-    missing = [name for name in names if not digests.get(name)]
-    code = evidence.info.get("code", {})
+            "lineage", f"the bundle was made from another {', '.join(wrong)} than what lies here", "", "`dvc repro`",
+            float(len(wrong)), 0.0,
+        )  # fmt: skip
+    missing = {name: REBUILD for name in ("manifest", "split", "params", "weights") if not digests.get(name)}
+    if not digests.get("lock"):
+        missing["lock"] = f"requirements.lock beside dvc.yaml, then {REBUILD}"
+    code = info.get("code") or {}
     if not code.get("commit"):
-        missing.append("code (no git commit)")
-    notes = ["the code had uncommitted changes"] if code.get("dirty") else []
-    if not evidence.info.get("weights", {}).get("licence"):
-        notes.append("the weights' licence is not stated")
-    detail = "; ".join([f"not on record: {', '.join(missing)}"] * bool(missing) + notes)
+        missing["code (no git commit)"] = COMMIT
+    elif code.get("dirty"):
+        missing["code (it had uncommitted changes)"] = COMMIT
+    if not weights.get("licence") and weights.get("source") != "none":  # random ones are nobody's
+        missing["licence of the weights"] = LICENCE
+    if not missing:
+        return integrity("lineage", None, FINE, "", 0.0, 0.0)
     return Check(
-        "integrity_lineage" if not missing else "lineage",
-        "unknown" if missing else "pass",
-        kind="integrity" if not missing else "evidence",
-        would_flip="a git commit, and requirements.lock beside dvc.yaml; then `dvc repro -f bundle`" if missing else None,
-        detail=detail or "data, parameters, lock, weights, licence and commit are on record",
+        "lineage", "unknown", float(len(missing)), None, 0.0, None, "; ".join(dict.fromkeys(missing.values())),
+        kind="evidence", detail=f"not on record: {', '.join(missing)}",
     )  # fmt: skip
 
 
@@ -226,21 +187,23 @@ def _short(digests: list[str]) -> str:
     return " and ".join(digest[:12] for digest in digests) or "nobody"
 
 
-def _champion_fault(evidence: Evidence) -> str | None:
-    """What makes the champion's predictions no fair comparison."""
-    made_by = evidence.champion_origin.get("bundle")
-    if made_by != evidence.champion:
-        return f"champion-pin.json names {str(evidence.champion)[:12]}, its predictions are by {str(made_by)[:12]}"
-    theirs = evidence.champion_predictions
-    ours = evidence.predictions.filter(pc.equal(evidence.predictions["split"], "test"))
+def _test_images(evidence: Evidence, ours: pa.Table) -> Check:
+    """Was the champion asked about the same test images, with the same labels?"""
+    made_by, theirs = evidence.champion_origin.get("bundle"), evidence.champion_predictions
     names = [
         dict(zip(table["image_id"].to_pylist(), table["label"].to_pylist(), strict=True))
         for table in (ours, theirs)
     ]
-    if names[0] != names[1] or ours.num_rows != theirs.num_rows:
-        missing, foreign = len(names[0].keys() - names[1].keys()), len(names[1].keys() - names[0].keys())
-        return (
+    missing, foreign = len(names[0].keys() - names[1].keys()), len(names[1].keys() - names[0].keys())
+    fault = None
+    if made_by != evidence.champion:
+        fault = f"champion-pin.json names {str(evidence.champion)[:12]}, its predictions are by {str(made_by)[:12]}"
+    elif names[0] != names[1] or ours.num_rows != theirs.num_rows:
+        fault = (
             f"the champion was asked about other test images or labels: {missing} of {ours.num_rows} are missing, "
             f"{foreign} are foreign"
         )
-    return None
+    return integrity(
+        "test_images", fault, "both were asked about the same images", RERUN,
+        float(missing + foreign), 0.0, ours.num_rows,
+    )  # fmt: skip

@@ -183,17 +183,22 @@ def calibration_interval(gaps: np.ndarray, observed: np.ndarray) -> Interval:
 
     Noise only ever adds to a sum of absolute values, so a percentile interval of a perfectly calibrated
     model's ECE never reaches 0. Instead, the true sums are taken under which what was observed is neither among
-    the lowest nor among the highest 2.5 % of outcomes (test inversion; Neyman 1937), where the gaps behind a
-    true sum are each as many standard errors wide.
+    the lowest nor among the highest 2.5 % of outcomes (test inversion; Neyman 1937). For the upper end the gaps
+    behind a true sum are each as many standard errors wide; for the lower end they lie as the observed ones do, less
+    what noise added to them (Kumar, Liang and Ma 2019): a few bins that are truly off let the noise of the others
+    add more.
     """
     noise = gaps - observed
     errors = noise.std(axis=0)
     sum_seen = float(np.abs(observed).sum())
     if errors.sum() <= 1e-12:
         return sum_seen, sum_seen
-    shape = np.where(observed < 0, -errors, errors) / errors.sum()
+    signs = np.where(observed < 0, -1.0, 1.0)
+    even = signs * errors / errors.sum()
+    likely = np.sqrt(np.maximum(observed**2 - errors**2, 0))
+    uneven = signs * likely / likely.sum() if likely.any() else even
 
-    def truth(share: float) -> float:
+    def truth(share: float, shape: np.ndarray) -> float:
         """The true sum under which this share of the outcomes is at most what was seen."""
 
         def below(true: float) -> float:
@@ -207,8 +212,9 @@ def calibration_interval(gaps: np.ndarray, observed: np.ndarray) -> Interval:
             low, high = (middle, high) if below(middle) > share else (low, middle)
         return high
 
-    # Even where as little as was seen is rare without any true gap, there may be one within the noise.
-    return truth(0.975), max(truth(0.025), float(errors.max()))
+    # Even where as little as was seen is rare without any true gap, there may be one within the noise; and what was
+    # seen is itself never ruled out.
+    return min(truth(0.975, uneven), sum_seen), max(truth(0.025, even), float(errors.max()), sum_seen)
 
 
 def binomial_below(successes: float, n: float, bound: float) -> float:

@@ -15,6 +15,8 @@ import numpy as np
 
 from pipeline.intervals import Z95, Interval, effective_size, intraclass
 
+PRECISE = 1e-9
+
 
 def tango(wins: float, losses: float, n: float, z: float = Z95) -> Interval:
     """Score interval of the difference of two paired proportions, (wins - losses) / n (Tango 1998).
@@ -31,10 +33,28 @@ def tango(wins: float, losses: float, n: float, z: float = Z95) -> Interval:
         return (wins - losses - n * delta) / math.sqrt(max(variance, 1e-12))
 
     def solve(low: float, high: float, target: float) -> float:
-        for _ in range(32):  # to 1e-9
-            middle = (low + high) / 2
-            low, high = (middle, high) if excess(middle) > target else (low, middle)
-        return (low + high) / 2
+        """Where ``excess``, which falls, is ``target``, to 1e-9: false position, halving the end that stays (Illinois)."""
+        above, below = (
+            min(excess(low) - target, z),
+            max(excess(high) - target, -z),
+        )  # near ±1 it goes to infinity
+        if above <= 0 or below >= 0:
+            return low if above <= 0 else high
+        kept = 0
+        for _ in range(64):
+            point = high - below * (high - low) / (below - above)
+            if high - low < PRECISE:
+                break
+            found = excess(point) - target
+            if abs(found) < PRECISE:
+                return point
+            if found > 0:
+                low, above, below = point, found, below / 2 if kept > 0 else below
+                kept = 1
+            else:
+                high, below, above = point, found, above / 2 if kept < 0 else above
+                kept = -1
+        return point
 
     estimate = (wins - losses) / n
     return solve(-1.0, estimate, z), solve(estimate, 1.0, -z)

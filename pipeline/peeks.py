@@ -2,8 +2,8 @@
 
 Whoever tries twenty challengers on one test set and ships the best has fitted it. The count is state, kept
 with the registry's and not with what DVC derives: it goes on over branches, clones of one machine and queued
-experiments. Judging one challenger again does not count. A test set counts as the same where at least half of
-its images are.
+experiments. Judging one challenger again does not count. A test set of which at least half is new is a
+fresh one: an earlier look counts where more than half of today's images were in it.
 
 The remedy is fresh test images (Dwork et al. 2015 call the damage adaptive overfitting).
 """
@@ -20,7 +20,7 @@ from pipeline.lock import alone
 
 __all__ = ["check", "count"]
 
-SAME = 0.5  # share of the images from which on two test sets count as one
+FRESH = 0.5  # share of its images that an earlier test set lacked, from which on a test set is a fresh one
 DIGITS = 12  # of an image's hash that are kept
 LOCK_SECONDS = 30.0
 
@@ -35,10 +35,8 @@ def count(workspace: Workspace, challenger: str, image_ids: list[str]) -> int:
     test = digest_json(names)[:DIGITS]
     with alone(workspace.peeks.with_suffix(".lock"), seconds=LOCK_SECONDS):
         record = _record(workspace)
-        alike = {
-            other for other, ids in record["tests"].items() if _overlap(set(names), set(ids)) >= SAME
-        } | {test}
-        seen = [verdict["challenger"] for verdict in record["verdicts"] if verdict["test"] in alike]
+        alike = {other for other, ids in record["tests"].items() if _new(set(names), set(ids)) < FRESH}
+        seen = [verdict["challenger"] for verdict in record["verdicts"] if verdict["test"] in alike | {test}]
         distinct = list(dict.fromkeys(seen))
         if challenger in distinct:
             return distinct.index(challenger) + 1
@@ -66,8 +64,9 @@ def check(number: int, limit: int, support: int) -> Check:
     )  # fmt: skip
 
 
-def _overlap(ours: set[str], theirs: set[str]) -> float:
-    return len(ours & theirs) / max(1, min(len(ours), len(theirs)))
+def _new(ours: set[str], theirs: set[str]) -> float:
+    """Share of today's images that an earlier test set lacked."""
+    return len(ours - theirs) / max(1, len(ours))
 
 
 def _record(workspace: Workspace) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def relabelled(now: dict[str, str], then: dict[str, str]) -> Check:
         MOST,
         len(shared),
         "a person who knows that these labels were corrected: `python -m flows.release --approve \"<why>\"`"
-        if beyond else None,
+        if beyond else "a larger share of them under another label",
         kind="evidence",
         detail=f"of the test images that the champion was judged on: {told or 'none has another label now'}",
     )  # fmt: skip

@@ -11,6 +11,8 @@ from benchmarks import coverage, gate_chart, verdicts
 from benchmarks.populations import Change, Population, simulated
 from benchmarks.record import RESULTS
 from benchmarks.verdicts import Case
+from benchmarks.versions import Versions
+from pipeline.params import Gate
 
 # Fewer draws than the benchmark's 2,000: the bounds leave room for chance.
 WORSE, EQUAL = Change(losses=0.05), Change(wins=0.06, losses=0.06)
@@ -71,6 +73,40 @@ def test_the_intervals_hold_the_truth(shots: Population) -> None:
     assert min(rows.values()) >= 0.87, rows
     paired = coverage.paired(300, 0.12, -0.06, 7, 0.6, 300, seed=0)
     assert 0.91 <= paired.covered / paired.draws <= 0.985
+
+
+def test_the_whole_gate_as_it_ships_rarely_rejects_an_equal_one_and_sees_a_fragile_one(
+    single: Population,
+) -> None:
+    unsure = Change(wins=0.04, losses=0.04, where="unsure")
+    case = Case("whole", single, unsure, "REJECT", 0.05, whole=Gate(), versions=Versions(right=0.7))
+    checks = verdicts.draw(case, np.random.default_rng(0)).checks
+    names = {check.name.split("/")[0] for check in checks}
+    assert {"accuracy", "ece", "recall", "slice", "gap", "robustness", "noninferiority"} <= names
+    kinds = {check.name.split("/")[1] for check in checks if check.name.startswith("noninferiority/")}
+    assert kinds == {"domain", "image_size", "brightness", "class"}
+    assert rate(case, 20) <= 0.15
+    assert rate(replace(case, versions=Versions(right=0.7, less=1.2)), 5) == 1
+
+
+def test_the_intervals_of_robustness_and_of_a_gap_hold_the_truth() -> None:
+    for row in coverage.robustness(Versions(right=0.7, less=0.2, alike=0.5), 60, 7, 150, seed=0):
+        assert 0.88 <= row.covered / row.draws <= 0.99, row
+    row = coverage.gap(250, (0.8, 0.6), 1, 0.0, 150, seed=0)
+    assert 0.88 <= row.covered / row.draws <= 0.99
+
+
+def test_what_becomes_right_and_wrong_where_it_is_unsure_leaves_the_calibration() -> None:
+    calibrated = simulated(accuracy=0.9, classes=6, group=1, alike=0, seed=3, overconfidence=1.0)
+    rows, generator = np.tile(np.arange(len(calibrated.labels)), 5), np.random.default_rng(0)
+    change = Change(wins=0.03, losses=0.03, where="unsure")
+    ours = calibrated.changed(rows, np.arange(len(rows)), change, generator)
+    right = ours.argmax(axis=1) == calibrated.labels[rows]
+    sure = ours.max(axis=1)
+    for low, high in ((0.4, 0.7), (0.7, 0.95), (0.95, 1.0)):
+        part = (sure > low) & (sure <= high)
+        was = calibrated.right[rows][part].mean()
+        assert right[part].mean() == pytest.approx(was, abs=0.02), (low, high)
 
 
 def test_a_margin_that_is_not_held_shows(single: Population, monkeypatch: pytest.MonkeyPatch) -> None:

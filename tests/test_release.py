@@ -336,6 +336,9 @@ def test_release_from_refusal_to_champion(
         assert state.is_failed()
         assert "max_golden_error allows 0.0001" in str(state.message)
         assert registry.champion() is None
+        tried = read_json(workspace.registry / f"releases/{digest}.infra.json")
+        assert (tried["outcome"], tried["value"], tried["support"]) == ("fail", None, 4)
+        assert "max_golden_error allows 0.0001" in tried["detail"]
         assert tidy()
 
         write_table(workspace.predictions, honest)
@@ -371,8 +374,10 @@ def _recorded(workspace: Workspace, digest: str) -> None:
     assert "\\<script\\>" in readme, "the hostile class is named, as text"
     assert record["bento"].startswith(f"visionloop:{digest[:12]}")
     assert record["verdict"]["decision"] == "PROMOTE"
-    assert record["sandbox"]["images"] == 4
-    assert 0 <= record["sandbox"]["largest_error"] <= 1e-4
+    tried = record["sandbox"]
+    assert (tried["name"], tried["outcome"], tried["support"]) == ("infra_validation", "pass", 4)
+    assert 0 <= tried["value"] <= tried["bound"] == 1e-4
+    assert tried == read_json(workspace.registry / f"releases/{digest}.infra.json")
     assert record["by"] == lineage.account()
     assert record["before"] is None
     git = record["git"]

@@ -157,7 +157,7 @@ GROUPS = {f"{number:04}": f"part-{number}" for number in range(60)}
 
 def test_a_challenger_that_noise_breaks_is_refused() -> None:
     table = stressed([OURS, THEIRS], {OURS: 0.4, THEIRS: 0.8})
-    checks = robustness_checks(table, OURS, THEIRS, GROUPS, Gate(), 0)
+    checks = robustness_checks(table, OURS, THEIRS, GROUPS, Gate())
     assert {check.outcome for check in checks} == {"fail"}
     assert len(checks) == 1 + len(CORRUPTIONS)
     assert checks[0].value == -0.4
@@ -171,15 +171,15 @@ def test_a_challenger_that_noise_breaks_is_refused() -> None:
 
 def test_one_as_robust_passes_and_without_a_champion_it_is_shown() -> None:
     table = stressed([OURS, THEIRS], {OURS: 0.7, THEIRS: 0.7})
-    assert {c.outcome for c in robustness_checks(table, OURS, THEIRS, GROUPS, Gate(), 0)} == {"pass"}
-    alone = robustness_checks(table, OURS, None, GROUPS, Gate(), 0)
+    assert {c.outcome for c in robustness_checks(table, OURS, THEIRS, GROUPS, Gate())} == {"pass"}
+    alone = robustness_checks(table, OURS, None, GROUPS, Gate())
     assert [check.name for check in alone] == ["robustness", "robustness_worst"]
     assert all("nobody to compare with" in check.detail for check in alone)
 
 
 def test_without_stressed_images_robustness_is_unknown_and_says_which_knob() -> None:
     table = stressed([OURS], images=5)
-    (check,) = robustness_checks(table, OURS, None, GROUPS, Gate(), 0)
+    (check,) = robustness_checks(table, OURS, None, GROUPS, Gate())
     assert (check.outcome, check.decides) == ("unknown", False)
     assert "evaluate.stress_images" in str(check.would_flip)
 
@@ -372,6 +372,58 @@ def test_another_head_or_other_answers_are_refused() -> None:
     )
 
 
+FIGURES = {"kept": True, "images": 40, "agreement": 0.975, "agreement_ci95": [0.87, 1.0], "accuracy": 0.9,
+           "accuracy_drop": 0.005}  # fmt: skip
+
+
+def with_int8(**figures: Any) -> dict[str, Any]:
+    """Arguments of evidence() with an INT8 network in the bundle, which says so of it."""
+    return changed(files={"model.int8.onnx": "0" * 64}, formats={"int8": FIGURES | figures})
+
+
+@pytest.mark.parametrize(
+    ("facts", "check", "words"),
+    [
+        (with_int8(agreement=0.7), "integrity_parity_int8", "agree on 0.700 of the validation images, under 0.95"),
+        (with_int8(agreement=None), "integrity_parity_int8", "nothing of how it agrees"),
+        (with_int8(agreement=float("nan")), "integrity_parity_int8", "agree on nan"),
+        (with_int8(kept=False), "integrity_parity_int8", "nothing of how it agrees"),
+        (with_int8(accuracy_drop=0.2), "integrity_drop_int8", "loses 0.200 of the accuracy"),
+        (with_int8(accuracy_drop=float("nan")), "integrity_drop_int8", "loses nan"),
+    ],
+)  # fmt: skip
+def test_an_int8_network_that_does_not_agree_is_refused_though_float32_is_served(
+    facts: dict[str, Any], check: str, words: str
+) -> None:
+    verdict = judge(evidence(predictions(errors(20)), **facts), PARAMS)
+    assert verdict.format == "onnx"
+    assert failed(verdict) == [check]
+    assert words in outcome(verdict, check).detail
+
+
+def test_the_parity_of_int8_stands_in_the_verdict_and_follows_from_the_stored_answers() -> None:
+    ours = predictions(errors(20))
+    assert not any("int8" in check.name for check in judge(evidence(ours), PARAMS).checks)
+    verdict = judge(evidence(ours, **with_int8()), PARAMS)
+    parity, drop = (outcome(verdict, f"integrity_{name}_int8") for name in ("parity", "drop"))
+    assert (parity.value, parity.ci95, parity.bound, parity.support) == (0.975, [0.87, 1.0], 0.95, 40)
+    assert (drop.value, drop.bound, drop.support) == (0.005, 0.01, 40)
+    assert verdict.decision == "PROMOTE"
+    found = with_validation(1.0)
+    table, stored = found.pop("ours"), found.pop("references")["onnx"]
+    place = stored.column_names.index("predicted")
+    named = ["pit" if i % 10 == 0 else label for i, label in enumerate(stored["predicted"].to_pylist())]
+    other = stored.set_column(place, "predicted", pa.array(named))
+    info = found["info"] | with_int8()["info"] | {"temperature": found["info"]["temperature"]}
+    both = {"onnx": stored, "int8": other}
+    verdict = judge(evidence(table, references=both, info=info), PARAMS)
+    assert failed(verdict) == ["integrity_parity_int8"]
+    assert "the stored answers say 0.9" in outcome(verdict, "integrity_parity_int8").detail
+    info |= {"formats": {"int8": FIGURES | {"agreement": 0.975}}}
+    same = judge(evidence(table, references={"onnx": stored, "int8": stored}, info=info), PARAMS)
+    assert failed(same) == ["integrity_parity_int8"], "1 is not .975 either"
+
+
 def with_validation(temperature: float, method: str = "temperature") -> dict[str, Any]:
     """Evidence whose logits were divided by ``temperature`` times what the validation images ask for.
 
@@ -448,11 +500,31 @@ def test_a_gap_in_the_lineage_is_for_a_person_to_accept() -> None:
     check = outcome(verdict, "lineage")
     assert check.kind != "integrity"  # --approve covers it
     assert "no git commit" in check.detail
-    dirty = judge(
-        evidence(predictions(errors(20)), **changed(code={"commit": "e" * 40, "dirty": True})), PARAMS
-    )
-    assert dirty.decision == "PROMOTE"
-    assert "uncommitted changes" in outcome(dirty, "integrity_lineage").detail
+    assert "`git commit pipeline dvc.yaml`, then `dvc repro -f bundle`" in str(check.would_flip)
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "mend"),
+    [
+        ({"code": {"commit": "e" * 40, "dirty": True}}, "code (it had uncommitted changes)", "git commit"),
+        ({"weights": {"digest": "w", "source": "w/", "licence": None}}, "licence of the weights", "config.json"),
+        ({"digests": {**dict.fromkeys(("manifest", "split", "params", "lock"), "d" * 64)}}, "weights", "bundle"),
+    ],
+)  # fmt: skip
+def test_code_that_no_commit_holds_and_weights_without_papers_are_for_a_person(
+    change: dict[str, Any], words: str, mend: str
+) -> None:
+    verdict = judge(evidence(predictions(errors(20)), **changed(**change)), PARAMS)
+    assert verdict.decision == "INSUFFICIENT_EVIDENCE"
+    check = outcome(verdict, "lineage")
+    assert check.detail == f"not on record: {words}"
+    assert (check.value, check.bound) == (1, 0)
+    assert mend in str(check.would_flip)
+
+
+def test_random_weights_need_no_licence() -> None:
+    random = changed(weights={"digest": "w", "source": "none", "licence": None})
+    assert judge(evidence(predictions(errors(20)), **random), PARAMS).decision == "PROMOTE"
 
 
 def test_reports_of_other_bundles_are_refused() -> None:
@@ -488,8 +560,10 @@ def test_looks_are_counted_by_challenger_and_alike_test_sets_count_as_one(tmp_pa
     assert [peeks.count(workspace, c, ids) for c in ("a", "b", "a", "c", "b")] == [1, 2, 1, 3, 2]
     assert peeks.count(workspace, "d", ids[:80]) == 4
     assert peeks.count(workspace, "e", names(range(1000, 1100))) == 1
-    grown = ids + names(range(1000, 1400))
-    assert peeks.count(workspace, "f", grown) > 4
+    for number, fresh in ((99, False), (100, True), (300, True)):  # new ones beside 100 that were looked at
+        grown = ids + names(range(1000 * number, 1000 * number + number))
+        assert (peeks.count(workspace, f"grown by {number}", grown) == 1) is fresh, number
+    assert "at least half of them new" in str(peeks.check(21, 20, 100).would_flip)
 
 
 def test_a_worn_test_set_asks_for_fresh_images() -> None:

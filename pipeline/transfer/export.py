@@ -68,14 +68,15 @@ def export(workspace: Workspace, params: Params) -> None:
     with replaced_folder(workspace.bundle) as fresh:
         shutil.copyfile(workspace.checkpoint / "model.safetensors", fresh / "model.safetensors")
         draft, calibration = _calibrated(fresh, classifier, info, rows, pixels, seen, params)
-        error = _require_parity(classifier, draft, pixels, params.bundle.max_parity_error)
+        sample = pixels[:: max(1, len(pixels) // PARITY_IMAGES)]
+        error = _require_parity(classifier, draft, sample, params.bundle.max_parity_error)
         # One digit: the same network has the same digest on machines that round otherwise.
-        info["parity"] = {"error": float(f"{error:.0e}"), "limit": params.bundle.max_parity_error}
+        limit = params.bundle.max_parity_error
+        info["parity"] = {"error": float(f"{error:.0e}"), "limit": limit, "images": len(sample)}
         said = [calibration.report]
         if "int8" in params.bundle.formats:
             trained = [row for row in split.to_pylist() if row["split"] == "train"]
-            sample = [trained[row] for row in spread(len(trained))]
-            ranges = _views(workspace, params, preprocessing, sample)
+            ranges = _views(workspace, params, preprocessing, [trained[row] for row in spread(len(trained))])
             said.append(_add_int8(draft, rows, pixels, seen, ranges, params))
         info["report"] = " ".join([info["report"], *said])
         files = sorted(path.name for path in fresh.iterdir())
@@ -150,7 +151,7 @@ def _fold(classifier: Classifier, vector: VectorScaling, target: Path) -> None:
 
 
 def _require_parity(classifier: Classifier, draft: Bundle, pixels: np.ndarray, limit: float) -> float:
-    error = parity_error(classifier, draft, pixels[:: max(1, len(pixels) // PARITY_IMAGES)])
+    error = parity_error(classifier, draft, pixels)
     if not error <= limit:  # NaN, too
         raise IntegrityError(
             f"ONNX Runtime's logits differ from torch's by up to {error:.2g} (nan: no numbers at all), the limit is "

@@ -98,7 +98,11 @@ def _flips(decision: str, checks: Sequence[Check]) -> str:
     against = sorted((check for check in checks if rank(check) < 2), key=rank)
     if decision == "PROMOTE":
         whole = [
-            check for check in checks if "/" not in str(check["name"]) and check.get("value") is not None
+            check
+            for check in checks
+            if "/" not in str(check["name"])
+            and check.get("value") is not None
+            and check.get("kind") != "integrity"
         ]
         against = sorted(whole, key=lambda check: check.get("kind") != "comparison")[: FLIPS // 2]
         words = "Any one of these would flip it"

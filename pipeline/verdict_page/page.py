@@ -28,6 +28,12 @@ __all__ = ["Judged", "page", "write"]
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 UNSOUND = "The predictions can't be used, so nothing is drawn from them: mend what fails, then <code>dvc repro gate</code>."
 
+LATER = (
+    "Not in this table: whether the built Bento answers as the bundle does here. <code>python -m flows.release</code> tries "
+    "that before the pointer moves and writes it down as <code>infra_validation</code>, in "
+    "<code>var/registry/releases/</code>."
+)
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -78,7 +84,7 @@ def page(root: Path, params: Params, verdict: dict[str, Any], judged: Judged) ->
     thumbnail = thumbnails(root, max_pixels=params.data.max_pixels, max_bytes=params.data.max_bytes)
     parts = [
         head(verdict, info, test.num_rows, groups),
-        f"<h2>All checks</h2>\n{tables(verdict['checks'])}",
+        f"<h2>All checks</h2>\n{tables(verdict['checks'])}\n<p>{LATER}</p>",
     ]
     if not sound:
         parts.append(f"<h2>Challenger and champion</h2>\n<p>{UNSOUND}</p>")

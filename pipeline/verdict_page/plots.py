@@ -16,7 +16,7 @@ COUNTS = ("both right", "newly right", "newly wrong", "both wrong")
 def bar(check: Check) -> str:
     """The value and its interval against the bound; the side that fails is shaded. Empty where there is no value."""
     place, ends, limit = check.get("value"), check.get("ci95") or [], check.get("bound")
-    if place is None:
+    if place is None or limit == 0:  # nor is a drawing needed of a count that has to be none
         return ""
     shown = [place, *ends, *([limit] if limit is not None else [])]
     upper = at_most(check)

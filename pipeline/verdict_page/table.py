@@ -14,6 +14,7 @@ from pipeline.verdict_page.words import (
     outcome,
     rank,
     sentence,
+    support,
     tone,
     value,
 )
@@ -26,7 +27,7 @@ COLUMNS = (
     "Outcome",
     "Value (95 % interval)",
     "Against the bound",
-    "Images",
+    "Support",
     "Why",
 )
 
@@ -77,12 +78,11 @@ def _table(checks: Sequence[Check]) -> str:
 def _row(check: Check) -> str:
     signed = (check.get("bound") or 0) < 0
     said, ends = value(check), interval(check.get("ci95"), signed=signed)
-    support = check.get("support")
     cells = (
         escaped(outcome(check)),
         f"{said} <small>{ends}</small>" if said else "",
         f"{bar(check)}<small>{bound(check)}</small>" if said or bound(check) else "",
-        "" if support is None else f"{support:,}",
+        support(check),
         _why(check),
     )
     columns = "".join(_cell(column, cell) for column, cell in zip(COLUMNS[1:], cells, strict=True))

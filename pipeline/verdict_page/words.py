@@ -4,7 +4,7 @@ import html
 import re
 from typing import Any
 
-from pipeline.checks import AT_MOST
+from pipeline.checks import AT_MOST, UNITS
 
 __all__ = [
     "KINDS",
@@ -18,6 +18,7 @@ __all__ = [
     "outcome",
     "rank",
     "sentence",
+    "support",
     "tone",
     "value",
 ]
@@ -41,6 +42,9 @@ LABELS = {
     "classes": "Classes kept",
     "gap": "Gap between parts",
     "peeks": "Looks at the test images",
+    "integrity_parity": "Parity of torch, ONNX and today",
+    "integrity_parity_int8": "Parity of INT8 and float32",
+    "integrity_drop_int8": "Accuracy that INT8 loses",
     "size": "Size (MB)",
     "memory": "Memory (MB)",
     "cold_start": "Cold start (s)",
@@ -79,19 +83,32 @@ def label(check: Check) -> str:
 def value(check: Check) -> str:
     """The check's value: a count where its bound is one, with a sign where it is a difference."""
     found, limit = check.get("value"), check.get("bound") or 0
-    if found is not None and abs(limit) >= 1 and limit == round(limit) and found == round(found):
+    counts = abs(limit) >= 1 or (check.get("bound") == 0 and at_most(check))
+    if found is not None and counts and limit == round(limit) and found == round(found):
         return f"{found:,.0f}"
     return number(found, signed=limit < 0)
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Three decimals where they say something, fewer from 10 on."""
+    """Three decimals where they say something, fewer from 10 on, one digit of what is too small for them."""
     if value is None:
         return ""
+    if 0 < abs(value) < 0.0005:
+        return f"{value:{'+' if signed else ''}.0e}".replace("-", "−")
     if abs(value) >= 10:
         return f"{value:{'+' if signed else ''},.{0 if abs(value) >= 100 or value == round(value) else 1}f}"
     rounded = round(value, 3) + 0.0  # no negative zero
     return f"{rounded:{'+' if signed and rounded else ''}.3f}".replace("-", "−")
+
+
+def support(check: Check) -> str:
+    """How many images, or what else, the check is over; empty where it says nothing of that."""
+    if check.get("support") is None:
+        return ""
+    unit = UNITS.get(str(check["name"])) or UNITS.get(str(check.get("kind")))
+    return f"{check['support']:,}" + (
+        f" {unit if check['support'] != 1 else unit.removesuffix('s')}" if unit else ""
+    )
 
 
 def interval(ends: list[float] | None, *, signed: bool = False) -> str:
