@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.archive import Archive, Part, alone
-from monitoring.evidence import BURST
+from monitoring.bursts import BURST
 from monitoring.labels import read_labels
 from monitoring.queue_files import Item, withdraw
 from monitoring.window import kept_path
