@@ -11,7 +11,7 @@ from pipeline.artifacts import Workspace, digest_file, read_json, write_json
 from pipeline.errors import StateError
 
 # What a retrain itself writes into the checkout; a release commits these and nothing else.
-OURS = ("dvc.lock", "champion-pin.json", "data/labels.csv", "data/labelled.dvc")
+OURS = ("dvc.lock", "champion-pin.json", "data/labels.csv", "data/labelled.dvc", "data/expectations.json")
 
 
 def account() -> str:

@@ -44,8 +44,8 @@ _FROM_PIXELS = (
 )
 
 
-def examine(files: list[str], data: Data, *, title: str) -> list[dict[str, Any]]:
-    """What each file's bytes say, in the order of ``files``: image_id, bytes, sizes, statistics, hash, error.
+def examine(files: list[str], data: Data, *, title: str) -> Iterator[list[dict[str, Any]]]:
+    """What each file's bytes say, in the order of ``files``, some at a time: image_id, bytes, sizes, statistics, hash, error.
 
     Args:
         files: absolute paths.
@@ -55,12 +55,10 @@ def examine(files: list[str], data: Data, *, title: str) -> list[dict[str, Any]]
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     small = len(files) < SERIAL_FILES and sum(_size(file) for file in files) < SERIAL_BYTES
     workers = 1 if small else min(_cores(), len(chunks))
-    rows: list[dict[str, Any]] = []
     with tqdm(total=len(files), desc=title, unit="img", disable=small, mininterval=0.5) as bar:
         for part in _examined(chunks, data, workers):
-            rows.extend(part)
+            yield part
             bar.update(len(part))
-    return rows
 
 
 def _cores() -> int:
