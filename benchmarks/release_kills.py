@@ -1,6 +1,7 @@
 """kill -9 of a whole release, from its first step to the moved pointer, with its build and its sandbox.
 
-Each challenger's release is killed once; the moments are spread evenly over the time that an undisturbed one takes.
+Each challenger's release is killed once, in each of its steps and between them, at a random moment of the time that
+this takes undisturbed; further kills go where a release spends its time.
 """
 
 import random
@@ -22,17 +23,23 @@ from tests.nursery import Nursery
 
 LOCK = ".lock"
 FIRST, STEP = 1.0, 0.1  # gain of the first challenger, and by how much the next ones differ
+LONGEST = 300.0  # s until a release gets to a part of it
+START = "before the first step"
 PATIENCE = 5  # releases that may end too early, beside as many as are killed
 _RELEASE = """
+import time
 import services.bento, onnxruntime, pipeline.answers
 import flows.release
-doing = os.open({doing!r}, os.O_WRONLY | os.O_CREAT, 0o644)
+doing = os.open({doing!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 step = flows.release.step
 
+def mark(name):
+    os.write(doing, f"{{time.monotonic()}} {{name}}\\n".encode())
+
 def noted(name, work):
-    os.pwrite(doing, name.ljust(40).encode(), 0)
+    mark(name)
     result = step(name, work)
-    os.pwrite(doing, ("after " + name).ljust(40).encode(), 0)
+    mark("after " + name)
     return result
 
 flows.release.step = noted
@@ -70,27 +77,30 @@ def kill_releases(
         _RELEASE.format(doing=str(doing)), cwd=workspace.root, errors=folder / "errors",
         environment=environment | {"VISIONLOOP_MARK": mark, "TMPDIR": str(temporary)},
     ) as nursery:  # fmt: skip
-        _released(nursery, workspace, FIRST)  # the first one also fills what later ones find
-        seconds = _released(nursery, workspace, FIRST + STEP)
-        say(f"a release takes {seconds:.1f} s here")
-        parts = list(range(kills))
-        chance.shuffle(parts)
+        _released(nursery, workspace, doing, FIRST)  # the first one also fills what later ones find
+        phases = _released(nursery, workspace, doing, FIRST + STEP)
+        say(f"a release takes {sum(phases.values()):.1f} s here, in {len(phases)} parts")
+        parts = _parts(phases, kills, chance)
         while parts:
-            moment = seconds * (parts[-1] + chance.random()) / kills
+            part, longest = parts[-1], phases[parts[-1]]
             before, number = registry.champion(), done.kills + done.finished
             challenger = _challenge(workspace, FIRST + STEP * (2 + number))
             doing.write_bytes(b"")
+            born = time.monotonic()
             nursery.bear(f"round {number}")
-            time.sleep(moment)
+            if not _reached(doing, part):
+                raise ContenderError(f"a release did not get to {part!r}:\n{nursery.said()}")
+            time.sleep(chance.uniform(0.0, longest))
+            moment = time.monotonic() - born
             if nursery.kill() == KILLED:
-                where = doing.read_text(encoding="utf-8").strip() or "before the first step"
+                where = _marks(doing)[-1][1]
                 done.kills += 1
                 done.fell[where] += 1
                 parts.pop()
-            else:  # too late: the same part again, of a shorter time
-                where = "no step: it had ended"
+            else:  # too late: the same part again, at an earlier moment
+                where = "it had ended"
                 done.finished += 1
-                seconds = moment
+                phases[part] = longest / 2
                 if done.finished > PATIENCE + kills:
                     raise ContenderError(f"releases end before they can be killed:\n{nursery.said()}")
             champion = registry.champion()
@@ -106,7 +116,7 @@ def kill_releases(
             say(
                 f"{done.kills} of {kills}: after {moment:.1f} s, {where}; the pointer {done.rounds[-1]['pointer']}"
             )
-        _released(nursery, workspace, FIRST + STEP * (2 + done.kills + done.finished))
+        _released(nursery, workspace, doing, FIRST + STEP * (2 + done.kills + done.finished))
         done.faults += [f"still alive: {line}" for line in _gone(mark, {nursery.pid})]
     done.faults += _leftovers(workspace, temporary)
     done.seconds = time.monotonic() - started
@@ -177,12 +187,39 @@ def _challenge(workspace: Workspace, gain: float) -> str:
     return digest
 
 
-def _released(nursery: Nursery, workspace: Workspace, gain: float) -> float:
-    """A release that nobody disturbs makes its challenger champion; the seconds that it took."""
+def _released(nursery: Nursery, workspace: Workspace, doing: Path, gain: float) -> dict[str, float]:
+    """A release that nobody disturbs makes its challenger champion; its parts in their order, and the seconds of each."""
     challenger, started = _challenge(workspace, gain), time.monotonic()
+    doing.write_bytes(b"")
     nursery.bear("undisturbed")
     code = nursery.bury()
+    ended = time.monotonic()
     champion = Registry(workspace.registry).champion()
     if code or champion is None or champion.digest != challenger:
         raise ContenderError(f"a release that nobody disturbed ended with {code}:\n{nursery.said()}")
-    return time.monotonic() - started
+    marks = _marks(doing)
+    times = [started, *(at for at, _ in marks[1:]), ended]
+    return {name: times[place + 1] - times[place] for place, (_, name) in enumerate(marks)}
+
+
+def _parts(phases: dict[str, float], kills: int, chance: random.Random) -> list[str]:
+    """Each part of a release once, if so many are wanted, and further ones by the time that they take; in random order."""
+    names = list(phases)
+    chance.shuffle(names)
+    names = names[:kills]
+    names += chance.choices(list(phases), list(phases.values()), k=kills - len(names))
+    chance.shuffle(names)
+    return names
+
+
+def _marks(doing: Path) -> list[tuple[float, str]]:
+    """When each part began (of the first: 0), and its name."""
+    lines = [line.split(" ", 1) for line in doing.read_text(encoding="utf-8").splitlines()]
+    return [(0.0, START), *((float(at), name) for at, name in lines)]
+
+
+def _reached(doing: Path, part: str) -> bool:
+    deadline = time.monotonic() + LONGEST
+    while part not in [name for _, name in _marks(doing)] and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return part in [name for _, name in _marks(doing)]
