@@ -18,6 +18,8 @@ from pipeline.artifacts import Workspace, digest_json
 from pipeline.errors import IntegrityError
 from pipeline.params import Params
 
+Md5s = Callable[[Sequence[str]], list[str]]  # of files, by path
+
 DIR = ".dir"  # how the md5 of a folder's listing ends
 
 
@@ -74,7 +76,8 @@ def require_whole(workspace: Workspace, verb: str, params: Params, domain: str |
     for path, candidates in named.items():
         if not any(path.is_relative_to(need) or need.is_relative_to(path) for need in needs):
             continue
-        place, md5s = workspace.root / path, _all
+        place = workspace.root / path
+        md5s: Md5s = _all
         if verb == "scan" and place.is_dir():
             md5s = _unknown(workspace, path, f"scan {domain}")
         found = md5_of(place, md5s) if place.exists() else None
@@ -95,7 +98,7 @@ def _needs(workspace: Workspace, verb: str, params: Params, domain: str | None) 
     return [Path(dep) for dep in named if not Path(dep).is_absolute()]
 
 
-def _unknown(workspace: Workspace, path: Path, title: str) -> "Md5s":
+def _unknown(workspace: Workspace, path: Path, title: str) -> Md5s:
     """Hashes the files of the folder ``path`` that no earlier look knows as they are; says how many."""
     from pipeline.hashed import hashed
 
@@ -107,9 +110,6 @@ def _unknown(workspace: Workspace, path: Path, title: str) -> "Md5s":
         return found
 
     return md5s
-
-
-Md5s = Callable[[Sequence[str]], list[str]]
 
 
 def _all(files: Sequence[str]) -> list[str]:
