@@ -34,8 +34,8 @@ Encoded = tuple[bytes, list[bytes]]  # what comes before the first row of blocks
 def make_pictures(folder: Path, count: int, start: int = 0) -> None:
     """Pictures number ``start`` to ``start`` + ``count`` below ``folder``; each depends on its number alone."""
     folders = [folder / f"class-{label:02d}" for label in range(CLASSES)]
-    for place in folders:
-        place.mkdir(parents=True, exist_ok=True)
+    for number in range(start, start + min(count, CLASSES)):  # no empty class
+        folders[number % CLASSES].mkdir(parents=True, exist_ok=True)
     for number in range(start, start + count):
         path = folders[number % CLASSES] / f"{number:07d}.jpg"
         if not path.exists():

@@ -5,6 +5,7 @@ Workers import this module alone, so it stays light: Pillow and numpy, no tables
 
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -110,9 +111,10 @@ def _examine_chunk(files: list[str], limits: tuple[int, int]) -> list[dict[str, 
 def _examine(file: Path, max_pixels: int, max_bytes: int) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(_FROM_PIXELS)
     try:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file.name} is not there, or not a regular file")
-        size = file.stat().st_size
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would keep a reader waiting for ever
+            raise FileNotFoundError(f"{file.name} is not a regular file")
+        size = status.st_size
         if size > max_bytes:  # hashed in a stream: nobody needs its bytes in memory
             with file.open("rb") as stream:
                 row |= {"image_id": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": size}
