@@ -102,6 +102,9 @@ def prepare(workspace: Path, images: int, start: int = 0) -> Path:
     for path in folder.rglob("*.jpg"):
         if not start <= int(path.stem) < start + images:
             path.unlink()
+    for label in folder.iterdir():  # of another size before
+        if not any(label.iterdir()):
+            label.rmdir()
     for name in ("artifacts", "reports", "var", ".dvc"):
         shutil.rmtree(workspace / name, ignore_errors=True)
     for name in (f"{IMAGES}.dvc", "dvc.lock"):

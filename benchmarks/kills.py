@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Killed]:
 
 def sentence(what: str, done: Killed) -> str:
     """What came of it."""
-    fell = ", ".join(f"{count} in {where}" for where, count in done.fell.most_common())
+    fell = ", ".join(f"{count} {where}" for where, count in done.fell.most_common())
     return (
         f"{what}: {done.kills} kills ({fell}), {done.finished} ended before; the pointer moved {done.moved} times; "
         f"{len(done.faults)} faults."

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,7 @@ def test_another_environment_is_told(
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     (fresh.root / "requirements.lock").write_text(
         "numpy==1.0.0 \\\n    --hash=sha256:0\nno-such-package==1\n"
+        f"pillow=={version('pillow')} ; python_version < '3.99'\npillow==99 ; python_version >= '3.99'\n"
     )
     said = certify(workspace, found, fresh)["environment"]
     assert any(line.startswith("packages.numpy: 1.0.0, here ") for line in said["difference"])
