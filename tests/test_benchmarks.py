@@ -285,6 +285,15 @@ def test_the_recorded_results_are_whole() -> None:
         assert result["forced"] is False, f"{path}: measured on a machine at other work"
 
 
+def test_the_pointer_is_recorded_as_whole_after_every_kill() -> None:
+    details = json.loads((record.RESULTS / "kills.json").read_text(encoding="utf-8"))["details"]
+    assert all(done["faults"] == [] for done in details.values())
+    release = details.pop("release")
+    assert sum(done["kills"] for done in details.values()) >= 200
+    assert release["kills"] >= 20
+    assert {"build", "sandbox", "promote", "after promote"} <= set(release["fell"])
+
+
 def test_the_queue_is_recorded_as_nowhere_worse_than_random_images() -> None:
     """By more than its interval; where the labels are all trained on, and where an intake divides them."""
     result = json.loads((record.RESULTS / "labels.json").read_text(encoding="utf-8"))
