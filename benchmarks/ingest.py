@@ -1,16 +1,18 @@
 """How fast images are read and checked, and what a few more of them cost.
 
     python -m benchmarks.ingest                              # 5,000 made-up JPEGs, some 3 minutes on two cores
-    python -m benchmarks.ingest --images 100000 --work DIR   # the full size; DIR keeps the images
+    python -m benchmarks.ingest --images 100000 --windows 2 --work DIR   # the full size; DIR keeps the images, 6 GB
 
 - ingest: images a second of `python -m pipeline ingest` with nothing remembered, over the rate at which one process
   reads and decodes the same files with Pillow, times the number of cores.
 - validate: seconds and memory of `python -m pipeline validate` beside the limits of 60 s and 2 GB.
-- more: `ingest` after one image in a hundred came, beside `ingest` of all of them.
+- more: `ingest` after one image in a hundred came, beside `ingest` of all of them, and of the new ones alone.
+- by DVC: the same with images that DVC tracks, where `dvc repro` lets the scan hash them first.
 """
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,7 +23,7 @@ from statistics import median
 
 from PIL import Image
 
-from benchmarks.errors import ended
+from benchmarks.errors import ContenderError, ended
 from benchmarks.interleave import interleave, ratio_of_medians
 from benchmarks.pictures import SIZE, make_pictures
 from benchmarks.process import Watched, watch
@@ -33,22 +35,41 @@ WHAT = "Images a second read, hashed, decoded and described; seconds and memory 
 BARE = 1000  # files of a window of bare decoding
 SECONDS, BYTES = 60.0, 2e9  # of validate
 SETTLE = 2.5  # s after which a file is old enough to be remembered
+IMAGES = "data/images"  # in the workspace
+DOMAIN = "made-up"
+STAGES = {
+    "stages": {
+        "scan": {
+            "foreach": "${data.sources}",
+            "do": {
+                "cmd": "python -m pipeline scan ${item.domain}",
+                "deps": ["${item.path}"],
+                "outs": ["artifacts/sources/${item.domain}.parquet"],
+            },
+        }
+    }
+}
 
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pipeline(workspace: Path, *verb: str) -> Watched:
-    """``python -m pipeline`` in the workspace, watched."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "VISIONLOOP_HOME": str(workspace / "var")}
-    return watch([sys.executable, "-m", "pipeline", *verb], cwd=workspace, environment=environment)
+def run(workspace: Path, *command: str) -> Watched:
+    """``python -m`` in the workspace, watched."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "VISIONLOOP_HOME": str(workspace / "var"),
+        "PATH": path,
+    }
+    return watch([sys.executable, "-m", *command], cwd=workspace, environment=environment)
 
 
 def rescan(workspace: Path) -> Watched:
     """``ingest`` from the source's files, whatever table of them is there."""
     shutil.rmtree(workspace / "artifacts", ignore_errors=True)
-    return pipeline(workspace, "ingest")
+    return run(workspace, "pipeline", "ingest")
 
 
 def bare(files: Sequence[Path]) -> Callable[[], float]:
@@ -74,25 +95,64 @@ def cold(workspace: Path, images: int) -> Callable[[], float]:
     return window
 
 
-def prepare(work: Path, images: int) -> Path:
-    """A workspace beside the images, with no more than these."""
-    folder = work / "images"
-    make_pictures(folder, images)
+def prepare(workspace: Path, images: int, start: int = 0) -> Path:
+    """A workspace with these images and no others, and nothing that was made of them."""
+    folder = workspace / IMAGES
+    make_pictures(folder, images, start)
     for path in folder.rglob("*.jpg"):
-        if int(path.stem) >= images:
+        if not start <= int(path.stem) < start + images:
             path.unlink()
-    workspace = work / "workspace"
-    shutil.rmtree(workspace, ignore_errors=True)
-    workspace.mkdir()
-    write_json(workspace / "params.yaml", {"data": {"sources": [{"path": str(folder), "domain": "made-up"}]}})
+    for label in folder.iterdir():  # of another size before
+        if not any(label.iterdir()):
+            label.rmdir()
+    for name in ("artifacts", "reports", "var", ".dvc"):
+        shutil.rmtree(workspace / name, ignore_errors=True)
+    for name in (f"{IMAGES}.dvc", "dvc.lock"):
+        (workspace / name).unlink(missing_ok=True)
+    write_json(workspace / "params.yaml", {"data": {"sources": [{"path": IMAGES, "domain": DOMAIN}]}})
+    write_json(workspace / "dvc.yaml", STAGES)
     time.sleep(SETTLE)
     return workspace
+
+
+def by_dvc(workspace: Path, images: int, more: int) -> dict[str, dict[str, float | str]]:
+    """Seconds of `dvc add`, of `dvc repro`, and of the scan within it, of all images and after ``more`` came."""
+    run(workspace, "dvc", "init", "--quiet", "--no-scm")
+    for option in (("core.analytics", "false"), ("cache.type", "hardlink")):  # no second copy of the images
+        run(workspace, "dvc", "config", *option)
+    shutil.rmtree(workspace / "var", ignore_errors=True)
+    found: dict[str, dict[str, float | str]] = {"all": _added(workspace)}
+    make_pictures(workspace / IMAGES, more, start=images)
+    found["more"] = _added(workspace)
+    return found
+
+
+def _added(workspace: Path) -> dict[str, float | str]:
+    added = run(workspace, "dvc", "add", "--quiet", IMAGES)
+    time.sleep(SETTLE)
+    repro = run(workspace, "dvc", "repro", "scan")
+    own = re.search(r"^scan: ([\d.]+) s$", repro.output, re.MULTILINE)
+    if own is None:
+        raise ContenderError(f"dvc repro ran no scan:\n{repro.output}")
+    said = "; ".join(
+        line for line in repro.output.splitlines() if " of " in line and line.startswith("scan ")
+    )
+    return {"dvc add": added.seconds, "dvc repro": repro.seconds, "scan": float(own[1]), "said": said}
 
 
 def _against_limit(case: str, measure: str, unit: str, value: float, limit: float) -> Row:
     return Row(
         case=case, measure=measure, unit=unit, better="lower", ours="visionloop", rival="the limit", ours_value=value,
         rival_value=limit, ratio=limit / value, ratio_ci95=None, windows=1, headline=True,
+    )  # fmt: skip
+
+
+def _seconds(
+    case: str, measure: str, value: float, rival: str, rival_value: float, *, headline: bool = True
+) -> Row:
+    return Row(
+        case=case, measure=measure, unit="s", better="lower", ours="visionloop", rival=rival, ours_value=value,
+        rival_value=rival_value, ratio=rival_value / value, ratio_ci95=None, windows=1, headline=headline,
     )  # fmt: skip
 
 
@@ -113,9 +173,10 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace, work: Path) -> None:
-    """All three, recorded."""
-    workspace, images = prepare(work, options.images), options.images
-    files = sorted((work / "images").rglob("*.jpg"))
+    """All of them, recorded."""
+    images, more = options.images, max(1, options.images // 100)
+    workspace = prepare(work / "workspace", images)
+    files = sorted((workspace / IMAGES).rglob("*.jpg"))
     files = files[:: max(1, len(files) // BARE)][:BARE]
     case = f"{images:,} JPEGs of {SIZE[0]} x {SIZE[1]} px"
     with measuring("ingest", what=WHAT, state="warm", force=options.force, results=options.results) as result:
@@ -128,25 +189,28 @@ def measure(options: argparse.Namespace, work: Path) -> None:
                 rival=f"bare decoding x {cores()} cores", ours_value=median(ours), rival_value=median(rival),
                 ratio=ratio.value, ratio_ci95=(ratio.low, ratio.high), windows=options.windows, headline=True)
         )  # fmt: skip
-        checked = pipeline(workspace, "validate")
+        checked = run(workspace, "pipeline", "validate")
         memory = max(checked.peak_bytes, checked.peak_process_bytes)
         result.rows.append(_against_limit(case, "validate", "s", checked.seconds, SECONDS))
         result.rows.append(_against_limit(case, "validate, memory", "MB", memory / 1e6, BYTES / 1e6))
-        more = max(1, images // 100)
-        make_pictures(work / "images", more, start=images)
-        again = rescan(workspace)
-        whole = images / median(ours)
-        result.rows.append(
-            Row(case=f"{case}, {more:,} more", measure="ingest of what is new", unit="s", better="lower",
-                ours="visionloop", rival="all of them", ours_value=again.seconds, rival_value=whole,
-                ratio=whole / again.seconds, ratio_ci95=None, windows=1, headline=True)
-        )  # fmt: skip
-        unchanged = rescan(workspace)
+        make_pictures(workspace / IMAGES, more, start=images)
+        again, unchanged = rescan(workspace), rescan(workspace)
+        alone = rescan(prepare(work / "few", more, start=images))
+        tracked = by_dvc(workspace, images + more, more)
+        new = f"{case}, {more:,} more"
+        result.rows += [
+            _seconds(new, "ingest of what is new", again.seconds, "all of them", images / median(ours)),
+            _seconds(new, "ingest of what is new", again.seconds, "those alone", alone.seconds, headline=False),
+            _seconds(new, "the same, by dvc repro", float(tracked["more"]["scan"]), "all of them",
+                     float(tracked["all"]["scan"])),
+        ]  # fmt: skip
         result.details = {
             "figures": figures,
             "validate": {"seconds": checked.seconds, "peak_bytes": memory, "others": checked.others},
             "more": {"images": more, "seconds": again.seconds, "said": again.output.splitlines()[:3]},
+            "alone": {"images": more, "seconds": alone.seconds},
             "unchanged": {"seconds": unchanged.seconds},
+            "by_dvc": tracked,
         }
         for row in result.rows:
             print(

@@ -17,7 +17,7 @@ from pipeline.checks import Check
 from pipeline.errors import StateError
 
 # What a retrain itself writes into the checkout; a release commits these and nothing else.
-OURS = ("dvc.lock", "champion-pin.json", "data/labels.csv", "data/labelled.dvc")
+OURS = ("dvc.lock", "champion-pin.json", "data/labels.csv", "data/labelled.dvc", "data/expectations.json")
 
 
 def account() -> str:

@@ -23,6 +23,7 @@ from prefect.states import Completed, Failed, State
 
 from flows import approval, lineage
 from flows.challenger import Challenger, examine
+from flows.first_profile import keep_first_profile
 from flows.notifications import notify
 from flows.pages import plain, verdict_page
 from flows.releasing import approval_of, close, leased, leave_to_a_person
@@ -179,6 +180,7 @@ def _build(workspace: Workspace, params: Params, about: str, place: Path) -> str
 def _settle(workspace: Workspace, params: Params, digest: str, say: Say) -> None:
     """What follows once ``digest`` is champion; done again where a kill came in between."""
     close(workspace, digest)
+    keep_first_profile(workspace, digest, say)
     if params.release.git_commit:
         _commit(workspace, digest, say)
 

@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("DVC_STAGE"):  # by hand, a file may well be newer than dvc.lock
             from pipeline.stored import require_whole
 
-            require_whole(workspace, options.verb, params)
+            require_whole(workspace, options.verb, params, getattr(options, "domain", None))
         module = importlib.import_module(MODULES.get(options.verb, f"pipeline.{options.verb}"))
         if options.verb == "scan":
             code = module.scan_stage(workspace, params, options.domain)

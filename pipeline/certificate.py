@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pipeline import timeless
 from pipeline.answers import answers
 from pipeline.artifacts import PREDICTIONS, Workspace, digest_file, digest_json, read_json, read_table
 from pipeline.bundle import verify
@@ -18,8 +19,8 @@ from pipeline.registry import Registry
 BIT_EQUAL, TOLERATED, DIVERGED = "bit-equal", "equal within tolerance", "diverged"
 TOLERANCE = 0.005  # of a metric: half a percentage point of accuracy
 PROBABILITY = 0.01  # of any class of any held-out image, and of the probe images
-CLOCK = ("seconds", "images_per_second")  # how long it took is no result
-DATA = ("data", "manifest", "split")  # a difference in one of these is a difference of data: no tolerance
+# Other data are no small difference, nor is another verdict.
+EXACT = ("data", "manifest", "split", "verdict")
 
 
 def certify(workspace: Workspace, recipe: Recipe, fresh: Workspace) -> dict[str, Any]:
@@ -27,16 +28,23 @@ def certify(workspace: Workspace, recipe: Recipe, fresh: Workspace) -> dict[str,
 
     Returns:
         {"outcome", "bundle", "reproduced", "artifacts": each with what was expected and found, "first_difference",
-        "metrics": those that differ, "largest_probability_difference", "environment": differences in words}.
+        "metrics": those that differ, "largest_probability_difference", "environment": the one that it ran in, and in
+        words where that is not the one that trained the bundle and not the lock's}.
     """
     original = Registry(workspace.registry).bundle_path(recipe.digest)
-    rows = [*_data(recipe, fresh, original), *_files(original, fresh.bundle), *_results(recipe, fresh)]
+    rows = [
+        *_data(recipe, fresh, original),
+        *_checkpoint(recipe, fresh),
+        *_files(original, fresh.bundle),
+        *_results(recipe, fresh),
+        *_verdict(recipe, fresh),
+    ]
     differing = [row for row in rows if not row["equal"]]
     metrics = _metrics(recipe, fresh)
-    worst = _probabilities(recipe, fresh)
+    worst, here = _probabilities(recipe, fresh), environment()
     probes = _probes(original, fresh.bundle)
     tolerated = (
-        not any(row["kind"] in DATA for row in differing)
+        not any(row["kind"] in EXACT for row in differing)
         and worst <= PROBABILITY
         and probes <= PROBABILITY
         and all(gap is not None and gap <= TOLERANCE for _, _, gap in metrics.values())
@@ -55,8 +63,10 @@ def certify(workspace: Workspace, recipe: Recipe, fresh: Workspace) -> dict[str,
             for name, row in metrics.items()
         },
         "largest_probability_difference": None if worst == np.inf else worst,
+        # The stages ran in the interpreter that asked for it: nothing was installed.
         "environment": {
-            "difference": difference(recipe.environment, environment()),
+            "ran_in": here | {"packages": len(here["packages"])},
+            "difference": difference(recipe.environment, here),
             "lock": against_lock(fresh.root / "requirements.lock"),
         },
     }
@@ -70,17 +80,27 @@ def summary(certificate: dict[str, Any]) -> str:
         f"{certificate['seconds']:.0f} s as {certificate['reproduced'][:12]}; {same} of {len(certificate['artifacts'])} "
         "artifacts have the same bits"
     ]
+    ran = certificate["environment"]["ran_in"]
+    lines.append(
+        f"  it ran in this environment, Python {ran['python']} on {ran['platform']} with {ran['packages']} packages; none was "
+        "installed for it"
+    )
+    said = [*certificate["environment"]["difference"], *certificate["environment"]["lock"]]
+    environment = [f"  environment: {line}" for line in said] or [
+        "  environment: no difference from the one that trained the bundle, nor from the lock"
+    ]
     if certificate["outcome"] == BIT_EQUAL:
-        return lines[0]
+        return "\n".join([*lines, *environment])
     lines.append(f"  the first that differs: {certificate['first_difference']}")
     metrics = {name: row for name, row in certificate["metrics"].items() if row["difference"] is not None}
     for name, row in sorted(metrics.items(), key=lambda item: -item[1]["difference"])[:5]:
         lines.append(f"  {name}: {row['expected']:.6g}, here {row['found']:.6g}")
     lines.append(f"  metrics that differ: {len(certificate['metrics'])}; largest difference of a probability: "
                  f"{certificate['largest_probability_difference']}")  # fmt: skip
-    said = [*certificate["environment"]["difference"], *certificate["environment"]["lock"]]
-    lines += [f"  environment: {line}" for line in said] or ["  environment: no difference"]
-    return "\n".join(lines)
+    for row in certificate["artifacts"]:
+        for name, (before, now) in row.get("differ", {}).items():
+            lines.append(f"  verdict, {name}: {before}, here {now}")
+    return "\n".join([*lines, *environment])
 
 
 def _outs(lock: Path) -> dict[str, str]:
@@ -121,6 +141,38 @@ def _files(original: Path, made: Path) -> list[dict[str, Any]]:
     return [*rows, _row("bundle", "artifacts/bundle/bundle.json", *papers)]
 
 
+def _checkpoint(recipe: Recipe, fresh: Workspace) -> list[dict[str, Any]]:
+    """What training wrote; none where the recipe is older than that it keeps it."""
+    now = timeless.checkpoint(fresh.checkpoint) if recipe.checkpoint else {}
+    order = sorted({*recipe.checkpoint, *now}, key=lambda name: (not name.endswith(".safetensors"), name))
+    aside = {"checkpoint.json": " (without seconds and machine)"}
+    return [
+        _row(
+            "checkpoint",
+            f"artifacts/checkpoint/{name}{aside.get(name, '')}",
+            recipe.checkpoint.get(name),
+            now.get(name),
+        )
+        for name in order
+    ]
+
+
+def _verdict(recipe: Recipe, fresh: Workspace) -> list[dict[str, Any]]:
+    """Decision and outcomes; none where the recipe is older than that it keeps them."""
+    before = timeless.verdict(recipe.folder / "reports/verdict.json")
+    if before is None:
+        return []
+    one, other = timeless.compared(before, timeless.verdict(fresh.verdict) or {})
+    names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+    row = _row(
+        "verdict",
+        "reports/verdict.json (decision and outcomes, without timings)",
+        digest_json(one),
+        digest_json(other),
+    )
+    return [row | {"differ": {name: [one.get(name), other.get(name)] for name in names}}]
+
+
 def _results(recipe: Recipe, fresh: Workspace) -> list[dict[str, Any]]:
     before = recipe.folder / "artifacts/predictions.parquet"
     metrics = [_flat(path) for path in (recipe.folder / "reports/metrics.json", fresh.metrics)]
@@ -149,25 +201,7 @@ def _metrics(recipe: Recipe, fresh: Workspace) -> dict[str, tuple[Any, Any, floa
 
 def _flat(path: Path) -> dict[str, Any]:
     """metrics.json as ``test.per_class.pit.recall`` → value."""
-    flat: dict[str, Any] = {}
-
-    def walk(value: Any, where: str) -> None:
-        entries = (
-            value.items()
-            if isinstance(value, dict)
-            else enumerate(value)
-            if isinstance(value, list)
-            else None
-        )
-        if entries is None:
-            flat[where] = value
-            return
-        for key, entry in entries:
-            if key not in CLOCK:
-                walk(entry, f"{where}.{key}".lstrip("."))
-
-    walk(read_json(path), "")
-    return flat
+    return timeless.flat(read_json(path))
 
 
 def _probabilities(recipe: Recipe, fresh: Workspace) -> float:

@@ -62,14 +62,17 @@ def against_lock(lock: Path) -> list[str]:
     """
     if not lock.exists():
         return []
-    lines = []
+    named: dict[str, list[str]] = {}  # several versions of one, for several Pythons
     for name, locked in re.findall(
         r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE
     ):
+        named.setdefault(name, []).append(locked)
+    lines = []
+    for name, several in named.items():
         try:
             installed = version(name)
         except PackageNotFoundError:
             continue
-        if installed != locked:
-            lines.append(f"{name}: {locked} in the lock, here {installed}")
+        if installed not in several:
+            lines.append(f"{name}: {' or '.join(several)} in the lock, here {installed}")
     return lines

@@ -5,6 +5,7 @@ Workers import this module alone, so it stays light: Pillow and numpy, no tables
 
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -44,8 +45,8 @@ _FROM_PIXELS = (
 )
 
 
-def examine(files: list[str], data: Data, *, title: str) -> list[dict[str, Any]]:
-    """What each file's bytes say, in the order of ``files``: image_id, bytes, sizes, statistics, hash, error.
+def examine(files: list[str], data: Data, *, title: str) -> Iterator[list[dict[str, Any]]]:
+    """What each file's bytes say, in the order of ``files``, some at a time: image_id, bytes, sizes, statistics, hash, error.
 
     Args:
         files: absolute paths.
@@ -55,12 +56,10 @@ def examine(files: list[str], data: Data, *, title: str) -> list[dict[str, Any]]
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     small = len(files) < SERIAL_FILES and sum(_size(file) for file in files) < SERIAL_BYTES
     workers = 1 if small else min(_cores(), len(chunks))
-    rows: list[dict[str, Any]] = []
     with tqdm(total=len(files), desc=title, unit="img", disable=small, mininterval=0.5) as bar:
         for part in _examined(chunks, data, workers):
-            rows.extend(part)
+            yield part
             bar.update(len(part))
-    return rows
 
 
 def _cores() -> int:
@@ -112,9 +111,10 @@ def _examine_chunk(files: list[str], limits: tuple[int, int]) -> list[dict[str, 
 def _examine(file: Path, max_pixels: int, max_bytes: int) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(_FROM_PIXELS)
     try:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file.name} is not there, or not a regular file")
-        size = file.stat().st_size
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would keep a reader waiting for ever
+            raise FileNotFoundError(f"{file.name} is not a regular file")
+        size = status.st_size
         if size > max_bytes:  # hashed in a stream: nobody needs its bytes in memory
             with file.open("rb") as stream:
                 row |= {"image_id": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": size}

@@ -3,7 +3,7 @@
     python -m pipeline scan line-a      # one source → artifacts/sources/line-a.parquet
     python -m pipeline ingest           # all sources + data/labels.csv → artifacts/manifest.parquet
 
-A file that is as it was at the last scan is not read again (examined.py).
+A file that is as it was at the last scan is not read again (unchanged.py).
 
 A file that can't be decoded becomes a row with its error; it stops nothing here, `validate` judges it.
 
@@ -27,9 +27,10 @@ import pyarrow as pa
 from pipeline.artifacts import MANIFEST, Workspace, digest_json, read_table, write_table
 from pipeline.errors import DataError, IntegrityError
 from pipeline.examine import examine
-from pipeline.examined import Stamp, recall, remember, stamp
+from pipeline.examined import EXAMINED, version
 from pipeline.params import Data, Params, Source
 from pipeline.sources import Listing, list_source, read_rows
+from pipeline.unchanged import recall, remember, stamp_of
 
 __all__ = ["labelled", "run", "scan", "scan_stage"]
 
@@ -86,48 +87,53 @@ def scan(workspace: Workspace, params: Params, source: Source) -> pa.Table:
     splits = _splits(listing, params.split.pattern)
     files = [f"{listing.root}/{entry.relative}" for entry in listing.entries]
     measured = _examine(workspace, files, params.data, title=f"scan {source.domain}")
-    prefix = workspace.relative(listing.root)
-    rows = [
-        row
-        | {
-            "path": entry.relative if prefix == "." else f"{prefix}/{entry.relative}",
-            "label": entry.label,
-            "domain": source.domain,
-            "group": _group_id(source.domain, group, row["image_id"]),
-            "split": split,
-        }
-        for entry, row, group, split in zip(listing.entries, measured, groups, splits, strict=True)
-    ]
-    _report(source, listing, rows, groups, params)
-    return pa.Table.from_pylist(rows, schema=MANIFEST)
+    prefix = "" if (place := workspace.relative(listing.root)) == "." else f"{place}/"
+    ids = measured["image_id"].to_pylist()
+    table = _manifest(
+        measured,
+        path=[f"{prefix}{entry.relative}" for entry in listing.entries],
+        label=[entry.label for entry in listing.entries],
+        domain=[source.domain] * len(ids),
+        group=[
+            _group_id(source.domain, group, image_id) for group, image_id in zip(groups, ids, strict=True)
+        ],
+        split=splits,
+    )
+    _report(source, listing, table, groups, params)
+    return table
 
 
-def _examine(workspace: Workspace, files: list[str], data: Data, *, title: str) -> list[dict[str, Any]]:
-    """``examine(files)``, which reads only those that are not as they were when they were last examined."""
+def _manifest(measured: pa.Table, **columns: list[Any]) -> pa.Table:
+    """The MANIFEST of EXAMINED rows and the other columns; column by column, since rows may be many."""
+    arrays = {
+        name: pa.chunked_array([pa.array(values, MANIFEST.field(name).type)])
+        for name, values in columns.items()
+    }
+    return pa.table([arrays[n] if n in arrays else measured[n] for n in MANIFEST.names], schema=MANIFEST)
+
+
+def _examine(workspace: Workspace, files: list[str], data: Data, *, title: str) -> pa.Table:
+    """EXAMINED of each file; reads only those that are not as they were when they were last examined."""
     checkout = digest_json(str(workspace.root))[
         :12
     ]  # an experiment has copies of the files, in a folder of its own
     place = workspace.cache / "examined" / f"{title.replace(' ', '-')}-{checkout}.parquet"
-    memory, started = recall(place, data), time.time_ns()
-    stamps = [_stamp(file) for file in files]
+    memory, started = recall(place, EXAMINED, version(data)), time.time_ns()
+    stamps = [stamp_of(file) for file in files]
     known = [memory.known(file, found) for file, found in zip(files, stamps, strict=True)]
     fresh = [file for file, row in zip(files, known, strict=True) if row is None]
-    if len(fresh) == 0 and len(files) == len(memory.places):
-        return memory.rows([row for row in known if row is not None])
-    old = iter(memory.rows([row for row in known if row is not None]))
-    new = iter(examine(fresh, data, title=title))
-    rows = [next(new) if row is None else next(old) for row in known]
+    parts = [pa.Table.from_pylist(part, schema=EXAMINED) for part in examine(fresh, data, title=title)]
+    table = memory.joined(known, pa.concat_tables([EXAMINED.empty_table(), *parts]))
     if len(fresh) < len(files):
         print(f"{title}: {len(fresh):,} of {len(files):,} files are new or changed")
-    remember(place, data, zip(files, stamps, rows, strict=True), started)
-    return rows
-
-
-def _stamp(file: str) -> Stamp | None:
-    try:
-        return stamp(Path(file).stat())
-    except OSError:
-        return None
+    if fresh or len(files) != len(memory.places):
+        # A file that had another size when it was read changed meanwhile.
+        same = [
+            found if found is not None and found[0] == size else None
+            for found, size in zip(stamps, table["bytes"].to_pylist(), strict=True)
+        ]
+        remember(place, files, same, table, version(data), started)
+    return table
 
 
 def _groups(listing: Listing, pattern: str | None) -> list[str | None]:
@@ -163,12 +169,12 @@ def _group_id(domain: str, group: str | None, image_id: str) -> str:
 
 
 def _report(
-    source: Source, listing: Listing, rows: list[dict[str, Any]], groups: list[str | None], params: Params
+    source: Source, listing: Listing, table: pa.Table, groups: list[str | None], params: Params
 ) -> None:
-    broken = Counter(row["error"].split(":")[0] for row in rows if row["error"])
+    broken = Counter(error.split(":")[0] for error in table["error"].to_pylist() if error)
     print(
-        f"scan {source.domain}: {len(rows):,} images of {len({row['label'] for row in rows})} classes in "
-        f"{len({row['group'] for row in rows}):,} groups"
+        f"scan {source.domain}: {table.num_rows:,} images of {len(table['label'].unique())} classes in "
+        f"{len(table['group'].unique()):,} groups"
     )
     for what, counts in (("passed over", listing.ignored), ("not decodable", broken)):
         if counts:
@@ -201,18 +207,18 @@ def labelled(workspace: Workspace, data: Data) -> pa.Table:
     measured = _examine(
         workspace, [str(workspace.root / row["path"]) for row in rows], data, title="labelled"
     )
-    for row, found in zip(rows, measured, strict=True):
-        if found["image_id"] != row["image_id"]:
+    for row, image_id in zip(rows, measured["image_id"].to_pylist(), strict=True):
+        if image_id != row["image_id"]:
             raise IntegrityError(
-                f"{row['path']} is not the image that was labelled: its sha256 is {found['image_id'][:12]}…, "
+                f"{row['path']} is not the image that was labelled: its sha256 is {image_id[:12]}…, "
                 f"data/labels.csv says {row['image_id'][:12]}…; run `dvc checkout data/labelled.dvc`"
             )
-        found |= {name: row[name] for name in ("path", "label", "domain")}
-        found |= {
-            "group": _group_id(row["domain"], row["group"], row["image_id"]),
-            "split": row["split"] or None,
-        }
-    return pa.Table.from_pylist(measured, schema=MANIFEST)
+    return _manifest(
+        measured,
+        **{name: [row[name] for row in rows] for name in ("path", "label", "domain")},
+        group=[_group_id(row["domain"], row["group"], row["image_id"]) for row in rows],
+        split=[row["split"] or None for row in rows],
+    )
 
 
 def _label_rows(workspace: Workspace) -> Iterator[dict[str, str]]:

@@ -1,8 +1,9 @@
 """What a released bundle can be made again from, kept at its release: ``var/registry/recipes/<digest>/``.
 
 The code is a commit; the images are DVC's or lie where params.yaml says. What is neither, and what the result
-is compared with, is copied here: parameters, pin, labels, the choice of arithmetic, predictions, metrics. And what the
-bundle said of corrupted images, by which the watch knows how far its accuracy without labels may be off.
+is compared with, is copied here: parameters, pin, labels, the profile of the first data, the choice of arithmetic,
+predictions, metrics, verdict; of the checkpoint, digests.
+And what the bundle said of corrupted images, by which the watch knows how far its accuracy without labels may be off.
 """
 
 import shutil
@@ -17,14 +18,17 @@ from pipeline.errors import StateError
 from pipeline.params import Params
 from pipeline.registry import Registry
 from pipeline.stored import dvc_files
+from pipeline.timeless import checkpoint
 
-INPUTS = ("params.yaml", "champion-pin.json", "data/labels.csv")  # and every *.dvc file
+# And every *.dvc file.
+INPUTS = ("params.yaml", "champion-pin.json", "data/labels.csv", "data/expectations.json")
 EXPECTED = (
     "dvc.lock",
     "data/assignments.csv",
     "artifacts/split.parquet",
     "artifacts/predictions.parquet",
     "reports/metrics.json",
+    "reports/verdict.json",
 )
 
 
@@ -36,7 +40,8 @@ class Recipe:
     folder: Path
     commit: str
     inputs: list[str]
-    environment: dict[str, Any]
+    environment: dict[str, Any]  # that trained it; of an older checkpoint, that released it
+    checkpoint: dict[str, str]  # its files' digests (timeless.py)
 
     @property
     def arithmetic(self) -> Path:
@@ -56,7 +61,16 @@ def keep(workspace: Workspace) -> None:
             _copy(workspace.root / name, target / name)
     for path in (workspace.cache / "speed").glob("*.json"):
         _copy(path, target / "speed" / path.name)
-    write_json(target / "recipe.json", {"inputs": inputs, "environment": environment()})
+    info = workspace.checkpoint / "checkpoint.json"
+    trained = read_json(info).get("environment") if info.exists() else None
+    write_json(
+        target / "recipe.json",
+        {
+            "inputs": inputs,
+            "environment": trained or environment(),
+            "checkpoint": checkpoint(workspace.checkpoint),
+        },
+    )
 
 
 def find(workspace: Workspace, name: str) -> Recipe:
@@ -83,7 +97,8 @@ def find(workspace: Workspace, name: str) -> Recipe:
         )
     _require_its_params(folder, registry, digest)
     kept = read_json(folder / "recipe.json")
-    return Recipe(digest, folder, _commit(workspace, registry, digest), kept["inputs"], kept["environment"])
+    commit = _commit(workspace, registry, digest)
+    return Recipe(digest, folder, commit, kept["inputs"], kept["environment"], kept.get("checkpoint", {}))
 
 
 def _require_its_params(folder: Path, registry: Registry, digest: str) -> None:

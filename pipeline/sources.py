@@ -90,9 +90,7 @@ def _list_folder(root: Path) -> Listing:
             if item.is_symlink():
                 ignored["link to a folder"] += 1
                 continue
-            found[item.name] = [
-                Entry(relative, item.name) for relative in _images(Path(item.path), root, ignored)
-            ]
+            found[item.name] = [Entry(relative, item.name) for relative in _images(item.path, root, ignored)]
         elif item.name.lower().endswith(SUFFIXES):
             loose.append(item.name)
         else:
@@ -115,7 +113,7 @@ def _list_folder(root: Path) -> Listing:
     return Listing(root, [entry for entries in found.values() for entry in entries], ignored)
 
 
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
+def _scan(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as items:
             return list(items)
@@ -123,9 +121,9 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"the folder {folder} can't be read: {error.strerror}") from error
 
 
-def _images(folder: Path, root: Path, ignored: Counter[str]) -> Iterator[str]:
-    """Paths below ``root`` of the images in ``folder`` and the folders in it."""
-    pending = [folder]
+def _images(folder: str, root: Path, ignored: Counter[str]) -> Iterator[str]:
+    """Paths below ``root`` of the images in ``folder``, which was found there, and the folders in it."""
+    pending, below = [folder], len(os.path.join(root, ""))  # noqa: PTH118
     while pending:
         for item in _scan(pending.pop()):
             if item.name.startswith("."):
@@ -136,11 +134,11 @@ def _images(folder: Path, root: Path, ignored: Counter[str]) -> Iterator[str]:
                 if item.is_symlink():  # it may lead round in a circle
                     ignored["link to a folder"] += 1
                 else:
-                    pending.append(Path(item.path))
+                    pending.append(item.path)
             elif not item.name.lower().endswith(SUFFIXES):
                 ignored["not an image by name"] += 1
             elif item.is_symlink() or item.is_file():
-                yield os.path.relpath(item.path, root)
+                yield item.path[below:]
             else:  # a pipe or a device, which could keep a reader waiting for ever
                 ignored["not a regular file"] += 1
 

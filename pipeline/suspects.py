@@ -83,6 +83,10 @@ def run(workspace: Workspace, params: Params) -> int:
         print(
             f"look at {workspace.relative(workspace.suspects_page)}, correct labels at their source, `dvc repro`"
         )
+    # The search needs the split, which needs the validation: a dependency the other way would be a circle.
+    print(
+        "`dvc repro -f -s validate` takes what was found here into the report of the data; a plain `dvc repro` does not"
+    )
     return 0
 
 

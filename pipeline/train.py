@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.artifacts import SPLIT, Workspace, read_json, read_table, write_json
 from pipeline.backbone import load
+from pipeline.environment import environment
 from pipeline.errors import ParamsError
 from pipeline.params import Params
 from pipeline.plots import write_plot
@@ -157,6 +158,7 @@ def _write(
         },
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "arithmetic": kept.arithmetic,
+        "environment": environment(),
         "imbalance": contest.figures if contest else None,
         "cross_validation": crossed.figures if crossed else None,
         "report": " ".join(part.report for part in (contest, kept, crossed) if part),

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -84,36 +85,33 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 20) -> None:
             continue
 
 
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+@contextmanager
+def serving(home: Path) -> Iterator[PrefectServer]:
+    """A server whose state lies in ``home``, until the context ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    home = tmp_path_factory.mktemp("prefect")
     server = PrefectServer(home, f"http://127.0.0.1:{port}/api")
     process = server.start(
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        port,
-        "--no-ui",
-        cwd=home,
-        log=server.log,
-    )
+        "prefect", "server", "start", "--host", "127.0.0.1", "--port", port, "--no-ui", cwd=home, log=server.log
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 300
         while not _healthy(server.url):
-            assert process.poll() is None, server.log.read_text()
-            assert time.monotonic() < deadline, server.log.read_text()
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the Prefect server does not answer:\n{server.log.read_text()}")
             time.sleep(0.1)
+        yield server
+    finally:
+        stop(process)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    with serving(tmp_path_factory.mktemp("prefect")) as server:
         yield server
         if "prefect.logging.handlers" in sys.modules:  # flows were called in this process: their last lines
             sys.modules["prefect.logging.handlers"].APILogWorker.drain_all(timeout=10)
-    finally:
-        stop(process)
 
 
 def _healthy(url: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import labels, record, table
+from benchmarks import pictures as made_up
 from benchmarks.contenders import Outcome
 from benchmarks.errors import CommandError, ContenderError, LoadedError, SetError, TableError
 from benchmarks.interleave import interleave, order, ratio_of_medians, wait_until_quiet
@@ -22,7 +23,7 @@ from benchmarks.sets import prepare, real_data
 from benchmarks.time_to_accuracy import Run, comparisons
 from benchmarks.training_speed import rows as speed_rows
 from pipeline.artifacts import Workspace, encode_log_row
-from pipeline.images import decode
+from pipeline.images import decode, describe
 
 
 def row(**changes: Any) -> record.Row:
@@ -213,6 +214,33 @@ class TestLogBenchmarks:
         assert not done.whole
 
 
+class TestPictures:
+    def test_each_is_another_jpeg_that_depends_on_its_number_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(made_up, "ENCODED", 4)  # of 24 scenes: a few seconds
+        monkeypatch.setattr(made_up, "SCENES", 1)
+        made_up._encoded.cache_clear()
+        made_up.make_pictures(tmp_path / "a", 6)
+        files = sorted((tmp_path / "a").rglob("*.jpg"), key=lambda path: path.name)
+        decoded = [decode(file.read_bytes()) for file in files]
+        assert [one.image.size for one in decoded] == [made_up.SIZE] * 6
+        assert len({describe(one)[1] for one in decoded}) == 6
+        made_up.make_pictures(tmp_path / "b", 2, start=4)
+        again = sorted((tmp_path / "b").rglob("*.jpg"), key=lambda path: path.name)
+        assert [file.read_bytes() for file in again] == [file.read_bytes() for file in files[4:]]
+        made_up._encoded.cache_clear()
+        made_up._scene.cache_clear()
+
+    def test_what_is_there_stays(self, tmp_path: Path) -> None:
+        for number in range(3):
+            place = tmp_path / f"class-{number:02d}/{number:07d}.jpg"
+            place.parent.mkdir()
+            place.write_bytes(b"there")
+        made_up.make_pictures(tmp_path, 3)
+        assert {path.read_bytes() for path in tmp_path.rglob("*.jpg")} == {b"there"}
+
+
 class TestTable:
     def test_rows_become_lines(self, tmp_path: Path) -> None:
         accuracy = record.Accuracies(
@@ -264,6 +292,15 @@ def test_the_recorded_results_are_whole() -> None:
         assert record.faults(result) == [], path
         assert result["name"] == path.stem
         assert result["forced"] is False, f"{path}: measured on a machine at other work"
+
+
+def test_the_pointer_is_recorded_as_whole_after_every_kill() -> None:
+    details = json.loads((record.RESULTS / "kills.json").read_text(encoding="utf-8"))["details"]
+    assert all(done["faults"] == [] for done in details.values())
+    release = details.pop("release")
+    assert sum(done["kills"] for done in details.values()) >= 200
+    assert release["kills"] >= 20
+    assert {"build", "sandbox", "promote", "after promote"} <= set(release["fell"])
 
 
 def test_the_queue_is_recorded_as_nowhere_worse_than_random_images() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -18,6 +19,7 @@ from pipeline.errors import DataError, IntegrityError, ParamsError
 from pipeline.images import describe
 from pipeline.ingest import run, scan_stage
 from pipeline.params import Params
+from pipeline.stored import md5_of, require_whole
 from tests.test_images import encode, picture, png_of_size
 
 Write = Callable[..., Path]
@@ -377,15 +379,28 @@ def settle(folder: Path) -> None:
     time.sleep(max(0.0, (newest + 2_100_000_000 - time.time_ns()) / 1e9))
 
 
+def track(workspace: Workspace) -> None:
+    """What `dvc add data/set` leaves, and a pipeline."""
+    (workspace.root / "dvc.yaml").write_text("stages: {scan: {cmd: scan}}")
+    stored = {"outs": [{"md5": md5_of(workspace.root / "data/set"), "path": "set"}]}
+    (workspace.root / "data/set.dvc").write_text(json.dumps(stored))
+
+
 def test_a_second_scan_reads_only_what_is_new_or_changed(
     workspace: Workspace, put: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Neither to find what DVC stored, nor to decode it."""
     for seed in range(4):
         put(f"cat/{seed}.jpg", seed)
     put("cat/cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
     root = workspace.root / "data/set"
     settle(root)
     before = {row["path"]: row for row in ingest(workspace)}
+    track(workspace)
+    settings = params(workspace)
+    for read in (5, 0):
+        require_whole(workspace, "scan", settings, "line")
+        assert f"{read} of 5 files hashed" in capsys.readouterr().out
     changed, kept = root / "cat/1.jpg", root / "cat/2.jpg"
     dates = changed.stat()
     changed.write_bytes((root / "cat/3.jpg").read_bytes())  # a copy that keeps dates does not hide it
@@ -393,7 +408,11 @@ def test_a_second_scan_reads_only_what_is_new_or_changed(
     (root / "cat/0.jpg").unlink()
     put("dog/9.jpg", 9)
     kept.rename(root / "cat/2b.jpg")
-    capsys.readouterr()
+    with pytest.raises(IntegrityError, match=r"data/set is not what `data/set.dvc` stored"):
+        require_whole(workspace, "scan", settings, "line")
+    assert "3 of 5 files hashed" in capsys.readouterr().out
+    track(workspace)
+    require_whole(workspace, "scan", settings, "line")
     after = {row["path"]: row for row in ingest(workspace)}
     assert "3 of 5 files are new or changed" in capsys.readouterr().out
     assert after["data/set/cat/1.jpg"]["image_id"] == after["data/set/cat/3.jpg"]["image_id"]

@@ -1,7 +1,9 @@
 """The profile of a first version: silent about another draw of the same data, loud about what has changed."""
 
 import json
+import logging
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.artifacts import MANIFEST, Workspace, read_json, write_json, write_table
+from flows.first_profile import keep_first_profile
+from pipeline.artifacts import MANIFEST, Workspace, digest_file, read_json, write_json, write_table
 from pipeline.drifted import drift, read_suite, unlike
 from pipeline.errors import DataError, ParamsError
 from pipeline.expectations import checks
 from pipeline.params import Params, Validate
 from pipeline.profile import profile, run
+from pipeline.registry import Registry
+from tests import tiny_bundle
 
 great_expectations = pytest.mark.filterwarnings("ignore")
 
@@ -173,6 +178,41 @@ def test_an_empty_suite_is_no_profile(workspace: Workspace) -> None:
     assert read_suite(workspace.expectations) is None
     write_json(workspace.expectations, {"name": "profile", "expectations": [], "meta": {}})
     assert read_suite(workspace.expectations) is None
+
+
+def test_the_first_champion_s_data_are_profiled_and_no_later_ones(workspace: Workspace) -> None:
+    said: list[tuple[int, str]] = []
+    empty = {"name": "profile", "expectations": [], "meta": {}}
+
+    def champion(table: pa.Table, gain: float) -> str:
+        """A release of what was made of ``table``."""
+        write_table(workspace.manifest, table)
+        registry, folder = Registry(workspace.registry), workspace.root / f"bundle-{gain}"
+        tiny_bundle.make(folder, gain=gain, digests={"manifest": digest_file(workspace.manifest)})
+        digest = registry.add(folder)
+        registry.promote(digest, by="test", why="x")
+        return digest
+
+    def keep(digest: str) -> int:
+        write_json(workspace.expectations, empty)
+        keep_first_profile(workspace, digest, lambda level, text: said.append((level, text)))
+        return len(read_json(workspace.expectations)["expectations"])
+
+    first = champion(manifest(0, groups=19), 1.0)
+    assert keep(first) == 0
+    assert said.pop()[0] == logging.WARNING, "too few groups: said, and the release stands"
+    write_table(workspace.manifest, manifest(0))
+    assert keep(first) == 0, "the workspace has moved on to other data"
+    shutil.rmtree(workspace.home)
+    first = champion(manifest(0), 2.0)
+    assert keep(first) == 11
+    assert "look through it and commit it" in said.pop()[1]
+    suite = json.loads(json.dumps(profile(manifest(1))))
+    write_json(workspace.expectations, suite)
+    keep_first_profile(workspace, first, lambda *_: None)
+    assert read_json(workspace.expectations) == suite, "what a person keeps is not overwritten"
+    assert keep(champion(manifest(2), 3.0)) == 0, "not the first champion"
+    assert said == []
 
 
 def test_a_severity_of_the_profiles_checks_may_be_set_before_there_is_one() -> None:

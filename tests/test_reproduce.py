@@ -1,9 +1,11 @@
 """A released bundle made again: from what, how far it is the same, and what keeps it from being made."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from pipeline.artifacts import (
     write_table,
 )
 from pipeline.certificate import BIT_EQUAL, DIVERGED, TOLERATED, certify, summary
+from pipeline.environment import environment
 from pipeline.errors import StateError
 from pipeline.params import Params
 from pipeline.registry import Registry
@@ -35,6 +38,16 @@ METRICS = {
     "seconds": {"predict": 0.1},
     "train": {"n": 12, "images_per_second": 100.0},
 }
+CHECKPOINT = {
+    "strategy": "probe",
+    "report": "Probe.",
+    "seconds": {"probe": 1.0},
+    "arithmetic": {"precision": "float32"},
+}
+VERDICT = {
+    "decision": "PROMOTE",
+    "checks": [{"name": "accuracy", "outcome": "pass"}, {"name": "latency", "outcome": "pass"}],
+}
 PIPELINE = """
 stages:
   split:
@@ -42,9 +55,9 @@ stages:
     deps: [data/images]
     outs: [artifacts/manifest.parquet, artifacts/split.parquet]
   gate:
-    cmd: mkdir -p reports && cp -r {made}/bundle {made}/predictions.parquet artifacts && cp {made}/metrics.json reports
+    cmd: mkdir -p reports && cp -r {made}/bundle {made}/checkpoint {made}/predictions.parquet artifacts && cp {made}/metrics.json {made}/verdict.json reports
     deps: [artifacts/split.parquet]
-    outs: [artifacts/bundle, artifacts/predictions.parquet, reports/metrics.json]
+    outs: [artifacts/bundle, artifacts/checkpoint, artifacts/predictions.parquet, reports/metrics.json, reports/verdict.json]
 """
 
 
@@ -90,6 +103,9 @@ def workspace(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
     write_table(made / "manifest.parquet", split.select(["image_id", "path"]))
     write_json(made / "metrics.json", METRICS)
     (made / "stress.parquet").write_bytes(b"what the bundle said of corrupted images")
+    write_json(made / "verdict.json", VERDICT)
+    write_json(made / "checkpoint/checkpoint.json", CHECKPOINT | {"environment": environment()})
+    (made / "checkpoint/model.safetensors").write_bytes(b"weights")
     (root / "dvc.yaml").write_text(PIPELINE.replace("{made}", str(made)))
     (root / "params.yaml").write_text("data: {sources: [{path: data/images, domain: line-a}]}\n")
     tiny_workspace.git(root, "add", "--all")
@@ -104,7 +120,8 @@ def released(workspace: Workspace, made: Path) -> str:
     """As if the stages had run, and the result been released; the digest."""
     (workspace.root / "reports").mkdir(exist_ok=True)
     shutil.copytree(made, workspace.root / "artifacts", dirs_exist_ok=True)
-    shutil.copy(made / "metrics.json", workspace.metrics)
+    for name in ("metrics.json", "verdict.json"):
+        shutil.copy(made / name, workspace.root / "reports" / name)
     digest = Registry(workspace.registry).add(workspace.bundle)
     recipe.keep(workspace)
     return digest
@@ -128,6 +145,11 @@ def test_the_same_bits_are_certified_as_such_whatever_the_clock_said(
     found, fresh = again
     slower = METRICS | {"seconds": {"predict": 9.0}, "train": {"n": 12, "images_per_second": 1.0}}
     write_json(fresh.metrics, slower)
+    write_json(
+        fresh.checkpoint / "checkpoint.json", CHECKPOINT | {"seconds": {"probe": 9.0}, "arithmetic": {}}
+    )
+    rejected = [{"name": "accuracy", "outcome": "pass"}, {"name": "latency", "outcome": "fail"}]
+    write_json(fresh.verdict, {"decision": "REJECT", "checks": rejected})
     certificate = certify(workspace, found, fresh)
     assert certificate["outcome"] == BIT_EQUAL
     assert certificate["reproduced"] == found.digest
@@ -135,6 +157,27 @@ def test_the_same_bits_are_certified_as_such_whatever_the_clock_said(
     assert certificate["first_difference"] is None
     assert all(row["equal"] for row in certificate["artifacts"])
     assert certificate["metrics"] == {}
+    names = [row["artifact"].split(" ")[0] for row in certificate["artifacts"]]
+    assert {"artifacts/checkpoint/model.safetensors", "artifacts/checkpoint/checkpoint.json"} < set(names)
+    assert names[-1] == "reports/verdict.json"
+    assert f"Python {platform.python_version()} on " in summary(certificate | {"seconds": 1.0})
+
+
+def test_another_verdict_is_a_divergence_and_another_checkpoint_is_named(
+    workspace: Workspace, again: tuple[recipe.Recipe, Workspace]
+) -> None:
+    found, fresh = again
+    (fresh.checkpoint / "model.safetensors").write_bytes(b"other weights")
+    certificate = certify(workspace, found, fresh)
+    assert certificate["outcome"] == TOLERATED, "what ships is the same"
+    assert certificate["first_difference"] == "artifacts/checkpoint/model.safetensors"
+    failed = [{"name": "accuracy", "outcome": "fail"}, {"name": "latency", "outcome": "pass"}]
+    write_json(fresh.verdict, {"decision": "REJECT", "checks": failed})
+    certificate = certify(workspace, found, fresh)
+    assert certificate["outcome"] == DIVERGED
+    said = summary(certificate | {"seconds": 1.0})
+    assert "verdict, decision: PROMOTE, here REJECT" in said
+    assert "verdict, accuracy: pass, here fail" in said
 
 
 def test_other_data_is_a_divergence_at_the_manifest(
@@ -193,10 +236,11 @@ def test_another_environment_is_told(
     workspace: Workspace, again: tuple[recipe.Recipe, Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, fresh = again
-    found.environment["packages"]["numpy"] = "1.0.0"
+    found.environment["packages"]["numpy"] = "1.0.0"  # it is that of the training
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     (fresh.root / "requirements.lock").write_text(
         "numpy==1.0.0 \\\n    --hash=sha256:0\nno-such-package==1\n"
+        f"pillow=={version('pillow')} ; python_version < '3.99'\npillow==99 ; python_version >= '3.99'\n"
     )
     said = certify(workspace, found, fresh)["environment"]
     assert any(line.startswith("packages.numpy: 1.0.0, here ") for line in said["difference"])
