@@ -10,16 +10,15 @@ Exit code 1 where a request was lost or a promotion was wrong.
 """
 
 import argparse
-import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from flows.demo import interrupted
 from flows.demo_stage import Stage
+from flows.soak_costs import Costs
 from flows.soak_page import page
 from flows.soak_pool import Pools
 from flows.soak_workspace import Disk, lay_out, release_first
@@ -40,7 +39,7 @@ def soak(root: Path, days: int, seed: int, pool: int = POOL) -> dict[str, Any]:
     Raises:
         StateError: the first model was not promoted, or the writer broke.
     """
-    started = time.perf_counter()
+    costs = Costs()
     disk = Disk(root / "home")
     disk.unmount()
     shutil.rmtree(root, ignore_errors=True)
@@ -53,24 +52,26 @@ def soak(root: Path, days: int, seed: int, pool: int = POOL) -> dict[str, Any]:
         "PREFECT_HOME": str(root / "prefect"),
     }
     try:
-        disk.mount()
-        lay_out(workspace, seed)
-        stage.start_prefect()  # it comes up while the images are taken
-        world, pools = World(days, seed, pool), Pools(root / "pools", pool, seed)
-        pools.render(world.regimes)
-        stage.wait_prefect()
-        release_first(workspace, stage)
-        year = Year(workspace, stage, disk, world, pools)
+        with costs.of("images"):
+            disk.mount()
+            lay_out(workspace, seed)
+            stage.start_prefect()  # it comes up while the images are taken
+            world, pools = World(days, seed, pool), Pools(root / "pools", pool, seed)
+            pools.render(world.regimes)
+        with costs.of("first release"):
+            stage.wait_prefect()
+            release_first(workspace, stage)
+        year = Year(workspace, stage, disk, world, pools, costs)
         year.live()
-        return year.report() | {
-            "seconds": round(time.perf_counter() - started, 1),
-            "cpu_seconds": round(sum(os.times()[:4]), 1),
-        }
+        with costs.of("account"):
+            report = year.report()
     finally:
-        stage.close()
+        with costs.of("Prefect's server"):
+            stage.close()
         if disk.mounted:  # what the year left stays to be looked at
             shutil.copytree(disk.place, root / "state", symlinks=True)
         disk.unmount()
+    return report | {"costs": costs.report()}
 
 
 def verdict(report: dict[str, Any]) -> str:
