@@ -31,6 +31,12 @@ __all__ = ["soak"]
 
 POOL = 400
 """Distinct images of each regime."""
+_AT = {
+    "real": "at real shifts",
+    "harmless": "at harmless ones",
+    "bad source": "at the bad source",
+    "false": "false",
+}
 
 
 def soak(root: Path, days: int, seed: int, pool: int = POOL) -> dict[str, Any]:
@@ -78,12 +84,13 @@ def verdict(report: dict[str, Any]) -> str:
     """The year in one sentence."""
     lost = report["requests"]["lost"] + report["requests"]["doubled"] + report["requests"]["read_twice"]
     year = report["accuracy"]["year"]
+    kinds = ", ".join(f"{count} {_AT[kind]}" for kind, count in sorted(report["alarms_by_kind"].items()))
     return (
-        f"{report['days']} days: alarms {len(report['alarms'])}, false {report['false_alarms']}, real shifts "
-        f"without one {len(report['without_alarm']['real'])}; retrains "
-        f"{len(report['retrains'])}; promotions {len(report['promotions'])}, wrong {report['wrong_promotions']}; requests "
-        f"acknowledged {report['requests']['acknowledged']}, lost or counted twice {lost}; accuracy "
-        f"{year['with_loop']:.3f} with the loop, {year['without_loop']:.3f} without"
+        f"{report['days']} days: alarms {len(report['alarms'])} ({kinds or 'none'}), real shifts without one "
+        f"{len(report['without_alarm']['real'])}; retrains {len(report['retrains'])}; promotions "
+        f"{len(report['promotions'])}, wrong {report['wrong_promotions']}; requests acknowledged "
+        f"{report['requests']['acknowledged']}, lost or counted twice {lost}; accuracy {year['with_loop']:.3f} with the "
+        f"loop, {year['without_loop']:.3f} without"
     )
 
 
