@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from monitoring.context import Place, places
 from monitoring.direction import Direction
 from monitoring.estimate import Estimate, estimate
 from monitoring.evidence import Event, Yardstick, distances
@@ -41,7 +42,9 @@ class Decision:
         leads: what the evidence rests on, strongest first.
         images: that the sequential test has seen by now; ``onset`` of them came before the strongest
             event became too frequent, ``alarm_at`` before the alarm (None without one).
-        repeats: images so far that were near-alike to the one before and did not count in full.
+        repeats, flooded: images so far that did not count in full: near-alike to one just before, or of a source that
+            sent more than it usually does.
+        context: of an alarm, the source and the hours that the images of the first lead come from, where they stand out.
         estimate: accuracy on the window without labels; None where the reference's labels are not known.
     """
 
@@ -56,6 +59,8 @@ class Decision:
     onset: int
     alarm_at: int | None
     repeats: int
+    flooded: int
+    context: tuple[Place, ...] = ()
     estimate: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,7 +68,7 @@ class Decision:
 
 
 def yardstick(reference: Reference, alpha: float) -> Yardstick:
-    """The events for a false-alarm rate of ``alpha`` over the champion's life."""
+    """The events for a chance of ``alpha`` of any false alarm, see ``monitoring.evidence``."""
     return Yardstick(reference, DELTA_SHARE * alpha)
 
 
@@ -72,12 +77,18 @@ def log10_threshold(alpha: float) -> float:
     return float(-np.log10((1.0 - DELTA_SHARE) * alpha))
 
 
-def seen(measure: Yardstick, direction: Direction, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """(n, events) what happened in the window, and how often it may; ``direction`` takes the images in."""
+def seen(
+    measure: Yardstick, direction: Direction, window: Window, counts: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n, events) what happened in the window, and how often it may; ``direction`` takes the images in.
+
+    Args:
+        counts: (n,) bool, which images count in full; all of them without.
+    """
     happened = measure.happened(window)
     chance = np.tile([event.chance for event in measure.events], (len(window), 1))
     learned = [event.learned for event in measure.events]
-    happened[:, learned], chance[:, learned] = direction.take(window.embeddings)
+    happened[:, learned], chance[:, learned] = direction.take(window.embeddings, counts)
     return happened, chance
 
 
@@ -92,15 +103,17 @@ def observe(
     seed: int,
 ) -> Decision:
     """Take the window into ``wealth`` image by image, and compare it with the reference as a batch."""
-    happened, chance = seen(measure, direction, window)
-    embeddings = window.embeddings.astype(np.float64)
+    before = wealth.bursts.sources_before(window.rows[0].time)
+    counts = wealth.bursts.take(window, measure.near)
+    happened, chance = seen(measure, direction, window, counts)
     threshold = log10_threshold(alpha)
     alarm_at = None
     for row in range(len(window)):
-        log_e = wealth.step(happened[row], chance[row], embeddings[row], measure.near)
+        log_e = wealth.step(happened[row], chance[row], bool(counts[row]))
         if alarm_at is None and log_e / np.log(10) >= threshold:
             alarm_at = wealth.seen
-    leads, onset = _leads(measure.events, wealth, happened, chance)
+    leads, first, onset = _leads(measure.events, wealth, happened, chance)
+    since = min(max(0, onset - (wealth.seen - len(window))), len(window))
     rng = np.random.default_rng([seed, wealth.seen])
     batch = compared(measure.reference, window, permutations, rng)
     return Decision(
@@ -114,15 +127,17 @@ def observe(
         images=wealth.seen,
         onset=onset,
         alarm_at=alarm_at,
-        repeats=wealth.repeats,
+        repeats=wealth.bursts.repeats,
+        flooded=wealth.bursts.flooded,
+        context=() if alarm_at is None else places(happened[:, first], window, before=before, since=since),
         estimate=estimate(measure.reference, window),
     )
 
 
 def _leads(
     events: list[Event], wealth: Wealth, happened: np.ndarray, chance: np.ndarray
-) -> tuple[tuple[Lead, ...], int]:
-    """The three statistics that carry most of the evidence, each by its strongest event; and since when."""
+) -> tuple[tuple[Lead, ...], int, int]:
+    """The three statistics that carry most of the evidence, each by its strongest event; the first's, and since when."""
     by_event = wealth.by_event() / np.log(10)
     strongest: dict[tuple[str, str, str], int] = {}
     for index in np.argsort(-by_event):
@@ -140,7 +155,7 @@ def _leads(
         )
         for index in chosen
     )
-    return leads, wealth.began(chosen[0])
+    return leads, chosen[0], wealth.began(chosen[0])
 
 
 def compared(reference: Reference, window: Window, permutations: int, rng: np.random.Generator) -> Comparison:

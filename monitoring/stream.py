@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from monitoring.context import Place, carriers, places
 from monitoring.direction import Direction
 from monitoring.drift import Decision, observe, yardstick
 from monitoring.evidence import Yardstick
@@ -60,7 +61,7 @@ class Stream:
             params=params,
             measure=measure,
             wealth=wealth,
-            direction=Direction.from_dict(measure, evidence.get("direction", {}) if wealth.seen else {}),
+            direction=Direction.from_dict(measure, evidence.get("direction", {}), fresh=wealth.seen == 0),
             log=Log(
                 workspace.log,
                 champion.digest,
@@ -101,6 +102,12 @@ class Stream:
         self.calm = self.calm or decision.log10_e <= 0
         return decision
 
+    def places(self, shifted: Window) -> tuple[Place, ...]:
+        """The source and the hours that the images since the drift began, ``shifted``, come from, where they stand out."""
+        carry = carriers(self.measure, shifted)
+        before = self.wealth.bursts.sources_before(shifted.rows[0].time)
+        return () if carry is None else places(carry, shifted, before=before)
+
     def save(self, journal: Journal) -> None:
         """Write cursor and evidence; inside the transaction that journals the decision."""
         evidence = {
@@ -114,8 +121,13 @@ class Stream:
         journal.save_stream(self.name, self.log.position(), evidence)
 
     def restart(self, after: datetime) -> None:
-        """Drop the evidence, and the images up to ``after``: the next alarm has to come from later ones."""
-        self.wealth, self.direction = Wealth(self.measure.events), Direction.of(self.measure)
+        """Drop the evidence, and the images up to ``after``: the next alarm has to come from later ones.
+
+        Only what follows an alarm restarts, and each restart may alarm falsely once more with chance alpha - delta:
+        see ``monitoring.evidence``. The bounds hold on, so the directions' shares of delta are counted on.
+        """
+        self.wealth = Wealth(self.measure.events)
+        self.direction = Direction.of(self.measure, self.direction.learned)
         self.marks, self.alarmed, self.calm = [], None, False
         log = self.log
         self.log = Log(
