@@ -20,7 +20,8 @@ SIMULATED = (
     "is among them, so the accuracies say how the loop does, not how your images will",
     "the clock: it is set for whoever keeps state, and the watch wakes every six hours of it instead of every 15 minutes",
     "the network: a request is a line on the writer's standard input, not HTTP, and the champion's answer to an image is "
-    "computed once and replayed; a challenger in shadow answers each request at once; no dashboard is drawn",
+    "computed once, in a batch, and replayed; a challenger in shadow answers each request at once, so that its milliseconds "
+    "are not comparable; no dashboard is drawn",
     "the people: they know the true classes, answer late, leave some open and get some wrong",
     "production: a regime is a few hundred images that come in random order; one that was labelled never comes again",
     "retention: images are as old as their files, so log.keep_days never passes",
@@ -29,7 +30,8 @@ SIMULATED = (
 
 def page(report: dict[str, Any], said: str) -> str:
     """The page of ``report`` (what soak.json holds), ``said`` in a sentence."""
-    bad = report["wrong_promotions"] or report["requests"]["lost"] or report["requests"]["doubled"]
+    requests = report["requests"]
+    bad = report["wrong_promotions"] or requests["lost"] or requests["doubled"] or requests["read_twice"]
     tone = "bad" if bad else "open" if report["without_alarm"]["real"] else "good"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="UTF-8"><meta name="viewport" content="width=device-width, initial-scale=1">

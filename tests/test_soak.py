@@ -28,7 +28,7 @@ from pipeline.registry import Registry
 from tests import tiny_bundle
 from tests.monitored import workspace_at
 
-DAYS, SHADOW = 24, 30
+DAYS, SHADOW = 18, 30
 CLASSES = ("clean", "scratch", "pit", "patch", "crack", "inclusion")
 
 
