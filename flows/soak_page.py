@@ -80,7 +80,7 @@ def _figures(report: dict[str, Any]) -> str:
         (str(report["false_alarms"]), f"false alarms, of {len(report['alarms'])}"),
         (
             f"{delays[len(delays) // 2]:g} days" if delays else "none",
-            "from a real shift to its alarm, median",
+            f"from a real shift to its alarm, median of {len(delays)}; {len(report['without_alarm']['real'])} without one",
         ),
         (str(len(report["retrains"])), f"retrains, and {len(report['suppressed'])} times suppressed"),
         (str(report["wrong_promotions"]), f"wrong promotions, of {len(report['promotions'])}"),
@@ -97,9 +97,17 @@ def _change_rows(report: dict[str, Any]) -> list[tuple[object, ...]]:
         own = [alarm for alarm in report["alarms"] if alarm["cause"] == change["name"]]
         after = f"{own[0]['delay_days']:g} days, {own[0]['images']} images" if own else "no alarm"
         more = f" ({len(own) - 1} more alarms later)" if len(own) > 1 else ""
-        words = own[0]["words"] if own else ""
+        words = own[0]["words"] if own else _silent(report, change["day"])
         rows.append((change["says"], change["kind"], _day(change["day"]), after + more, words))
     return rows
+
+
+def _silent(report: dict[str, Any], day: float) -> str:
+    """Why a change raised no alarm: what the watch said while it was suppressed, or that it was not seen."""
+    for run in report["suppressed"]:
+        if run["day"] <= day <= run["until_day"]:
+            return f"Suppressed: {run['says']}"
+    return "The evidence reached no alarm."
 
 
 def _alarms_without_change(report: dict[str, Any]) -> str:
