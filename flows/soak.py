@@ -10,16 +10,15 @@ Exit code 1 where a request was lost or a promotion was wrong.
 """
 
 import argparse
-import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from flows.demo import interrupted
 from flows.demo_stage import Stage
+from flows.soak_costs import Costs
 from flows.soak_page import page
 from flows.soak_pool import Pools
 from flows.soak_workspace import Disk, lay_out, release_first
@@ -32,6 +31,12 @@ __all__ = ["soak"]
 
 POOL = 400
 """Distinct images of each regime."""
+_AT = {
+    "real": "at real shifts",
+    "harmless": "at harmless ones",
+    "bad source": "at the bad source",
+    "false": "false",
+}
 
 
 def soak(root: Path, days: int, seed: int, pool: int = POOL) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def soak(root: Path, days: int, seed: int, pool: int = POOL) -> dict[str, Any]:
     Raises:
         StateError: the first model was not promoted, or the writer broke.
     """
-    started = time.perf_counter()
+    costs = Costs()
     disk = Disk(root / "home")
     disk.unmount()
     shutil.rmtree(root, ignore_errors=True)
@@ -53,36 +58,39 @@ def soak(root: Path, days: int, seed: int, pool: int = POOL) -> dict[str, Any]:
         "PREFECT_HOME": str(root / "prefect"),
     }
     try:
-        disk.mount()
-        lay_out(workspace, seed)
-        stage.start_prefect()  # it comes up while the images are taken
-        world, pools = World(days, seed, pool), Pools(root / "pools", pool, seed)
-        pools.render(world.regimes)
-        stage.wait_prefect()
-        release_first(workspace, stage)
-        year = Year(workspace, stage, disk, world, pools)
+        with costs.of("images"):
+            disk.mount()
+            lay_out(workspace, seed)
+            stage.start_prefect()  # it comes up while the images are taken
+            world, pools = World(days, seed, pool), Pools(root / "pools", pool, seed)
+            pools.render(world.regimes)
+        with costs.of("first release"):
+            stage.wait_prefect()
+            release_first(workspace, stage)
+        year = Year(workspace, stage, disk, world, pools, costs)
         year.live()
-        return year.report() | {
-            "seconds": round(time.perf_counter() - started, 1),
-            "cpu_seconds": round(sum(os.times()[:4]), 1),
-        }
+        with costs.of("account"):
+            report = year.report()
     finally:
-        stage.close()
+        with costs.of("Prefect's server"):
+            stage.close()
         if disk.mounted:  # what the year left stays to be looked at
             shutil.copytree(disk.place, root / "state", symlinks=True)
         disk.unmount()
+    return report | {"costs": costs.report()}
 
 
 def verdict(report: dict[str, Any]) -> str:
     """The year in one sentence."""
     lost = report["requests"]["lost"] + report["requests"]["doubled"] + report["requests"]["read_twice"]
     year = report["accuracy"]["year"]
+    kinds = ", ".join(f"{count} {_AT[kind]}" for kind, count in sorted(report["alarms_by_kind"].items()))
     return (
-        f"{report['days']} days: alarms {len(report['alarms'])}, false {report['false_alarms']}, real shifts "
-        f"without one {len(report['without_alarm']['real'])}; retrains "
-        f"{len(report['retrains'])}; promotions {len(report['promotions'])}, wrong {report['wrong_promotions']}; requests "
-        f"acknowledged {report['requests']['acknowledged']}, lost or counted twice {lost}; accuracy "
-        f"{year['with_loop']:.3f} with the loop, {year['without_loop']:.3f} without"
+        f"{report['days']} days: alarms {len(report['alarms'])} ({kinds or 'none'}), real shifts without one "
+        f"{len(report['without_alarm']['real'])}; retrains {len(report['retrains'])}; promotions "
+        f"{len(report['promotions'])}, wrong {report['wrong_promotions']}; requests acknowledged "
+        f"{report['requests']['acknowledged']}, lost or counted twice {lost}; accuracy {year['with_loop']:.3f} with the "
+        f"loop, {year['without_loop']:.3f} without"
     )
 
 

@@ -47,7 +47,7 @@ class Retrain:
 class Promotion:
     """A new champion, and how it and the one before name the images of these days, whose truth is known here.
 
-    ``wrong``: worse by more than the 95 % interval of the difference.
+    ``wrong``: worse by more than the 95 % interval of the difference. ``shadow``: how it did beside it before, in words.
     """
 
     day: float
@@ -58,6 +58,7 @@ class Promotion:
     accuracy_before: float
     difference_ci95: tuple[float, float]
     wrong: bool
+    shadow: str
 
 
 def day_of(time: datetime) -> float:
@@ -131,7 +132,7 @@ class Account:
         self.alarms.append(alarm)
         return alarm
 
-    def promotion(self, time: datetime, before: Path, after: Path, known: datetime) -> Promotion:
+    def promotion(self, time: datetime, before: Path, after: Path, known: datetime, shadow: str) -> Promotion:
         """The pointer moved at ``time`` to a champion whose labels were drawn until ``known``."""
         regimes = {name for station in STATIONS for name in self.world.shares(time, station)}
         old = np.concatenate(
@@ -144,7 +145,7 @@ class Account:
         ((low, high),) = paired_intervals(difference, np.arange(len(difference)))
         promotion = Promotion(
             day_of(time), after.name, before.name, len(new), round(float(new.mean()), 4), round(float(old.mean()), 4),
-            (round(low, 4), round(high, 4)), high < 0,
+            (round(low, 4), round(high, 4)), high < 0, shadow,
         )  # fmt: skip
         self.promotions.append(promotion)
         self.known[after.name] = known

@@ -10,15 +10,18 @@ from pipeline.verdict_page.style import STYLE
 __all__ = ["REAL", "SIMULATED", "page"]
 
 REAL = (
-    "the images (rendered parts, each regime a population of its own) and every bundle's answers to them",
+    "every bundle, and what it answers: each decodes every image that it is asked about, by its own ONNX network",
     "the prediction log, written by a process of its own that was killed by kill -9 in the middle of requests",
     "the watch, the policy, the journal, the label queue and the intake of labels",
-    "every retrain: dvc's stages, the gate, the Bento, its sandbox, the move of the pointer",
+    "every retrain: dvc's stages, the gate, the Bento, its sandbox, the shadow, the move of the pointer",
 )
 SIMULATED = (
+    "the images: parts and cameras that the sample's generator renders, each regime a population of its own. No photograph "
+    "is among them, so the accuracies say how the loop does, not how your images will",
     "the clock: it is set for whoever keeps state, and the watch wakes every six hours of it instead of every 15 minutes",
-    "the network: a request is a line on the writer's standard input, not HTTP, and each bundle's answer to an image is "
-    "computed once by its own ONNX network and replayed; no dashboard is drawn",
+    "the network: a request is a line on the writer's standard input, not HTTP, and the champion's answer to an image is "
+    "computed once, in a batch, and replayed; a challenger in shadow answers each request at once, so that its milliseconds "
+    "are not comparable; no dashboard is drawn",
     "the people: they know the true classes, answer late, leave some open and get some wrong",
     "production: a regime is a few hundred images that come in random order; one that was labelled never comes again",
     "retention: images are as old as their files, so log.keep_days never passes",
@@ -27,12 +30,13 @@ SIMULATED = (
 
 def page(report: dict[str, Any], said: str) -> str:
     """The page of ``report`` (what soak.json holds), ``said`` in a sentence."""
-    bad = report["wrong_promotions"] or report["requests"]["lost"] or report["requests"]["doubled"]
+    requests = report["requests"]
+    bad = report["wrong_promotions"] or requests["lost"] or requests["doubled"] or requests["read_twice"]
     tone = "bad" if bad else "open" if report["without_alarm"]["real"] else "good"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="UTF-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Soak: a year of the loop</title><style>{STYLE}{PLOT_STYLE}</style></head>
-<body><header class="{tone}"><h1>{report["days"]} days of the loop in {report["seconds"] / 60:.0f} minutes</h1>
+<body><header class="{tone}"><h1>{report["days"]} days of the loop in {report["costs"]["all"]["seconds"] / 60:.0f} minutes</h1>
 <p>{html.escape(said)}.</p></header>
 {_figures(report)}
 <h2>Accuracy by week</h2>
@@ -50,13 +54,15 @@ no loop. Lines mark changes; a shaded one takes its time.</p>
 {_table(("Days", "Why", "Wake-ups", "In words"), [(f"{_day(s['day'])} to {_day(s['until_day'])}", s["why"], s["wake_ups"], s["says"]) for s in report["suppressed"]])}
 <h2>Promotions</h2>
 <p>Both models on the images of these days that nobody labelled; wrong is worse by more than the interval.</p>
-{_table(("Day", "Champion", "Before", "After", "Difference, 95 %", "Wrong"), _promotions(report))}
+{_table(("Day", "Champion", "Before", "After", "Difference, 95 %", "Wrong", "In words"), _promotions(report))}
 <h2>Requests</h2>
 {_definitions(report["requests"])}
 <h2>What was done to it</h2>
-{_definitions(report["faults"] | {"seconds": report["seconds"], "CPU seconds": report["cpu_seconds"]})}
+{_definitions(report["faults"])}
 <h2>The people</h2>
 {_definitions(report["labels"])}
+<h2>What it took</h2>
+{_table(("Part", "Seconds", "CPU seconds"), [(part, f"{one['seconds']:.0f}", f"{one['cpu_seconds']:.0f}") for part, one in report["costs"].items()])}
 <h2>What is real, and what is not</h2>
 <h3>Real</h3>{_list(REAL)}<h3>Simulated</h3>{_list(SIMULATED)}
 </body></html>
@@ -74,7 +80,7 @@ def _figures(report: dict[str, Any]) -> str:
         (str(report["false_alarms"]), f"false alarms, of {len(report['alarms'])}"),
         (
             f"{delays[len(delays) // 2]:g} days" if delays else "none",
-            "from a real shift to its alarm, median",
+            f"from a real shift to its alarm, median of {len(delays)}; {len(report['without_alarm']['real'])} without one",
         ),
         (str(len(report["retrains"])), f"retrains, and {len(report['suppressed'])} times suppressed"),
         (str(report["wrong_promotions"]), f"wrong promotions, of {len(report['promotions'])}"),
@@ -91,9 +97,17 @@ def _change_rows(report: dict[str, Any]) -> list[tuple[object, ...]]:
         own = [alarm for alarm in report["alarms"] if alarm["cause"] == change["name"]]
         after = f"{own[0]['delay_days']:g} days, {own[0]['images']} images" if own else "no alarm"
         more = f" ({len(own) - 1} more alarms later)" if len(own) > 1 else ""
-        words = own[0]["words"] if own else ""
+        words = own[0]["words"] if own else _silent(report, change["day"])
         rows.append((change["says"], change["kind"], _day(change["day"]), after + more, words))
     return rows
+
+
+def _silent(report: dict[str, Any], day: float) -> str:
+    """Why a change raised no alarm: what the watch said while it was suppressed, or that it was not seen."""
+    for run in report["suppressed"]:
+        if run["day"] <= day <= run["until_day"]:
+            return f"Suppressed: {run['says']}"
+    return "The evidence reached no alarm."
 
 
 def _alarms_without_change(report: dict[str, Any]) -> str:
@@ -120,6 +134,7 @@ def _promotions(report: dict[str, Any]) -> list[tuple[object, ...]]:
             f"{one['accuracy']:.3f} (n = {one['n']})",
             f"{one['difference_ci95'][0]:+.3f} to {one['difference_ci95'][1]:+.3f}",
             "WRONG" if one["wrong"] else "no",
+            one["shadow"],
         )
         for one in report["promotions"]
     ]

@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "min_accuracy": 0.6, "min_macro_f1": 0.55, "min_class_recall": 0.3, "max_ece": 0.15, "noninferiority_margin": 0.1,
         "min_slice_accuracy": 0.4, "max_slice_gap": 0.6, "max_size_mb": 20, "max_peeks": 1000,
     },
+    "release": {"shadow_images": 60},
     "watch": {"permutations": 99},
 }  # fmt: skip
 

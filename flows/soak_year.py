@@ -8,18 +8,21 @@ import signal
 import subprocess
 import time
 from collections import deque
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from flows.demo_stage import Stage
 from flows.soak_account import Account, Retrain, day_of, suppressions
 from flows.soak_audit import audit, read_log
+from flows.soak_costs import Costs
 from flows.soak_pool import Pools
 from flows.soak_team import Team
 from flows.soak_traffic import Traffic
 from flows.soak_workspace import Disk
 from flows.soak_world import START, World
 from monitoring.journal import Episode, Journal
+from monitoring.shadow import shadowed
 from monitoring.watch import Outcome, wake
 from pipeline.artifacts import Workspace
 from pipeline.errors import StateError
@@ -39,8 +42,11 @@ RECENT = 300
 class Year:
     """Everything that plays together in one soak; :meth:`live` it, then :meth:`report`."""
 
-    def __init__(self, workspace: Workspace, stage: Stage, disk: Disk, world: World, pools: Pools) -> None:
+    def __init__(
+        self, workspace: Workspace, stage: Stage, disk: Disk, world: World, pools: Pools, costs: Costs
+    ) -> None:
         self.workspace, self.stage, self.disk, self.world = workspace, stage, disk, world
+        self.costs = costs
         self.params = Params.load(workspace.params)
         self.registry = Registry(workspace.registry)
         self.traffic = Traffic(workspace, pools.folder, world.seed)
@@ -64,17 +70,19 @@ class Year:
             for hour in range(self.world.days * 24):
                 self._hour(hour)
         finally:
-            self.traffic.stop()
+            with self.costs.of("traffic"):
+                self.traffic.stop()
 
     def _hour(self, hour: int) -> None:
         now = START + timedelta(hours=hour)
         requests = list(self.world.requests(now))
         full = hour == self._full_hour
-        if full:
-            self._fill(True)
-        elif hour % (RESTART_DAYS * 24) == RESTART_DAYS * 24 - 1:
-            self.traffic.start()
-        self.traffic.send(requests, kill=hour in self._kills and not full)
+        with self.costs.of("traffic"):
+            if full:
+                self._fill(True)
+            elif hour % (RESTART_DAYS * 24) == RESTART_DAYS * 24 - 1:
+                self.traffic.start()
+            self.traffic.send(requests, kill=hour in self._kills and not full)
         places = self.pools.images
         self._recent += [places(request.regime)[request.index]["image_id"] for request in requests]
         end = now + timedelta(hours=1)
@@ -82,10 +90,12 @@ class Year:
             self._wake(end)
             self._fill(False)
         if hour in self._watch_kills:
-            self._kill_watch(end)
+            with self.costs.of("watch"):
+                self._kill_watch(end)
         if (hour + 1) % WAKE_HOURS == 0:
-            self.team.recent = list(self._recent)
-            self.team.work(end)
+            with self.costs.of("people"):
+                self.team.recent = list(self._recent)
+                self.team.work(end)
             self._wake(end)
 
     def _fill(self, full: bool) -> None:
@@ -94,7 +104,8 @@ class Year:
 
     def _wake(self, now: datetime) -> None:
         try:
-            outcome = wake(self.workspace, self.params, now=now, draw=False)
+            with self.costs.of("watch"):
+                outcome = wake(self.workspace, self.params, now=now, draw=False)
         except StateError as error:
             self.account.decisions["failed"] += 1
             self.account.failed_wake_ups.append({"day": day_of(now), "says": str(error)})
@@ -114,33 +125,33 @@ class Year:
         self._before = outcome.decision
         self.team.hear(outcome, now)
         if outcome.retrain and outcome.episode is not None:
-            self._retrain(outcome, outcome.episode, now)
-        self._follow(outcome.episode, now)
+            with self.costs.of("retrains"):
+                self._retrain(outcome, outcome.episode, now)
+        with self.costs.of("traffic"):
+            self._follow(outcome.episode, now)
 
     def _retrain(self, outcome: Outcome, episode: Episode, now: datetime) -> None:
-        """What the event ``visionloop.retrain.requested`` starts; the first one of the year is killed on its way."""
-        command = (
-            "python",
-            "-m",
-            "flows.retrain",
-            "--release",
-            "--episode",
-            episode.id,
-            "--reason",
-            outcome.reason,
-        )
+        """What the event ``visionloop.retrain.requested`` starts; the first one of the year is killed on its way.
+
+        After the shadow the same command goes on with the release, and the retrain before gets its outcome.
+        """
+        command = ("python", "-m", "flows.retrain", "--release", "--episode", episode.id, "--reason")
         self.stage.environment["VISIONLOOP_NOW"] = now.isoformat()
         if not self._retrain_killed:
             self._retrain_killed = True
-            self._kill_retrain(command, episode)
+            self._kill_retrain((*command, outcome.reason), episode)
             came, says = "killed", "kill -9 while its stages ran"
         else:
-            self.stage.run(*command, show=False, accept=(0, 1))
+            self.stage.run(*command, outcome.reason, show=False, accept=(0, 1))
             with Journal(self.workspace.journal) as journal:
                 after = journal.episode(episode.id)
                 came, says = after.state, journal.steps(1)[0].reason
-        self.account.retrains.append(Retrain(day_of(now), episode.id, outcome.reason, came, says))
-        self._say(now, f"retrain: {came}: {says}")
+        begun = self.account.retrains
+        if outcome.decision == "release" and begun and begun[-1].episode == episode.id:
+            begun[-1] = replace(begun[-1], outcome=came, says=says)
+        else:
+            begun.append(Retrain(day_of(now), episode.id, outcome.reason, came, says))
+        self._say(now, f"{outcome.decision}: {came}: {says}")
 
     def _follow(self, episode: Episode | None, now: datetime) -> None:
         """A service keeps the bundle that it started with: where the pointer has moved, it is started again."""
@@ -152,7 +163,8 @@ class Year:
         if champion.digest in self.account.known or champion.digest == self.account.first.name:
             self.account.rollbacks.append({"day": day_of(now), "to": champion.digest, "from": before.name})
             return
-        promotion = self.account.promotion(now, before, self.traffic.bundle, known)
+        shadow = shadowed(self.workspace, champion.digest, self.params.release.shadow_images, 0.0).words
+        promotion = self.account.promotion(now, before, self.traffic.bundle, known, shadow)
         self._say(now, f"champion: {promotion.accuracy_before} → {promotion.accuracy} on these days' images")
 
     def _kill_retrain(self, command: tuple[str, ...], episode: Episode) -> None:

@@ -2,7 +2,7 @@
 
 Drift is a reason to label; only labels that came back are a reason to retrain. One episode at a time, a pause
 between two retrains, so many a month. Hysteresis: after an episode was dismissed, the evidence has to have gone
-down to nothing before the same drift may open another; after a challenger was refused, a person has to say so.
+down to nothing, or the images have to lie further off than since then, before another may open; after a challenger was refused, a person has to say so.
 """
 
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ class Situation:
         last_retrain: when any retrain last started.
         retrains: how many started in the last 30 days.
         dismissed: when a person last dismissed an episode of this champion; ``calm`` whether the evidence has
-            been down to nothing since.
+            been down to nothing since, ``grown`` whether more has changed since (``monitoring.growth``).
         refused: an episode of this champion and this signature whose challenger was refused, in words.
         shadowed, observed: figures of those two states.
     """
@@ -116,6 +116,7 @@ class Situation:
     retrains_a_month: int = 8
     dismissed: datetime | None = None
     calm: bool = True
+    grown: bool = False
     refused: str | None = None
     shadowed: Shadowed | None = None
     observed: Observed | None = None
@@ -157,7 +158,11 @@ def _without_episode(s: Situation) -> Action:
         silence = _silence(s)
         if silence:
             return Action("suppressed", f"the alarm opens no episode, {silence} ({s.evidence.rstrip('.')})")
-        return Action("drift_open", s.evidence)
+        more = (
+            f" More has changed than the drift that was dismissed at {_clock(s.dismissed)}: the last windows lie further "
+            "from the held-out images than all since then."
+        )
+        return Action("drift_open", s.evidence + (more if s.grown else ""))
     if s.images < s.min_window:
         reason = f"{s.images} new images since the last window; {s.min_window} are needed to say anything"
         return Action("insufficient_data", reason)
@@ -171,10 +176,10 @@ def _silence(s: Situation) -> str | None:
     left = left_of_cooldown(s.now, s.dismissed, s.cooldown_hours)
     if left > timedelta(0):
         return f"an episode was dismissed at {_clock(s.dismissed)}: {_hours(left)} of the cooldown are left"
-    if s.dismissed and not s.calm:
+    if s.dismissed and not s.calm and not s.grown:
         return (
             f"it is the drift that was dismissed at {_clock(s.dismissed)} and has not gone away since: once the evidence "
-            f"has been below 1, or with {_APPROVE}, another may open"
+            f"has been below 1, or more has changed, or with {_APPROVE}, another may open"
         )
     return None
 

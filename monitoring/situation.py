@@ -5,23 +5,29 @@ from datetime import datetime, timedelta
 
 from monitoring import label_queue, leases, observation, shadow
 from monitoring.episodes import retrains_since
+from monitoring.growth import grown_since
 from monitoring.journal import Episode, Journal
 from monitoring.policy import Action, Observed, Shadowed, Situation, decide
 from monitoring.states import STANDING
 from monitoring.stream import Stream
 from monitoring.triage import Explanation
 from monitoring.triggers import labels_back
+from monitoring.window import Window
 
 MONTH = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A window's evidence in words; the ``signature`` names what kind of drift it is, where it alarmed."""
+    """A window's evidence in words; the ``signature`` names what kind of drift it is, where it alarmed.
+
+    ``grown`` is since when more has changed than a drift that was dismissed and stays; None where that is not so.
+    """
 
     raised: bool = False
     words: str = ""
     signature: str | None = None
+    grown: datetime | None = None
 
 
 def signature_of(explanation: Explanation) -> str:
@@ -60,10 +66,9 @@ def decided(
         retrains=retrains_since(journal, now - MONTH),
         retrains_a_month=watch.retrains_a_month,
         last_retrain=max((one.retrain_started for one in episodes if one.retrain_started), default=None),
-        dismissed=max(
-            (one.changed for one in own if one.state == "dismissed" and not one.approved), default=None
-        ),
+        dismissed=_dismissed(own),
         calm=stream.calm,
+        grown=alarm.grown is not None,
         refused=_refused(own, alarm.signature),
     )
     if episode is None:
@@ -84,6 +89,19 @@ def decided(
             observed=_observed(stream, episode),
         )
     )
+
+
+def grown(stream: Stream, journal: Journal, window: Window, statistic: float) -> datetime | None:
+    """Since when more has changed than the drift that was dismissed and stays."""
+    dismissed = _dismissed([one for one in journal.episodes() if one.champion == stream.champion])
+    if dismissed is None or stream.calm:
+        return None
+    steps = [step for step in journal.steps() if step.champion == stream.champion and step.time > dismissed]
+    return grown_since(steps, window.rows[0].time, statistic)
+
+
+def _dismissed(own: list[Episode]) -> datetime | None:
+    return max((one.changed for one in own if one.state == "dismissed" and not one.approved), default=None)
 
 
 def _refused(own: list[Episode], signature: str | None) -> str | None:

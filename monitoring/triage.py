@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from monitoring.bad_source import bad_source
 from monitoring.drift import matched
 from monitoring.estimate import estimate
 from monitoring.evidence import Yardstick
@@ -17,8 +18,6 @@ from pipeline.artifacts import STATISTICS
 
 LEVEL = 0.01
 """Of the tests behind a statement, after Holm."""
-SOURCE_LEVEL = 0.001
-"""Stricter for "one source alone": with several sources some one falls under LEVEL by chance."""
 NOTICEABLE = 0.4
 """Standardised difference under which a change is not worth a word."""
 LARGE = 0.8
@@ -29,9 +28,6 @@ VISIBLE = {
 """Differences that a person would see: below them a statistic is not mentioned, however sure the move."""
 MANY = 0.1
 """Share of strange images (one in a hundred is usual) from which novelty is worth a word."""
-MIN_SOURCE = 8
-"""Images of one source under which nothing is said about it."""
-
 Kind = Literal["source", "sensor", "content", "classes", "unclear"]
 ADVICE: dict[Kind, str] = {
     "source": "One source differs while the others look as before: check that device first, labels can wait.",
@@ -95,7 +91,7 @@ def explain(measure: Yardstick, window: Window, seen: np.ndarray | None = None) 
     usual = measure.usual_novelty
     novel_share = float(np.mean(novelty > usual))
     shares = _shares(measure, window)
-    source = _bad_source(measure, window)
+    source = bad_source(measure, window)
     found = fault({change.name: change.effect for change in changes})
     kind = _kind(changes, found, novel_share, shares, source)
     sentences = [_sentence(changes, found)] if changes else []
@@ -226,27 +222,6 @@ def _shares(measure: Yardstick, window: Window) -> dict[str, tuple[float, float]
         if abs(now - was) >= 0.05:
             moved[name] = (was, now)
     return dict(sorted(moved.items(), key=lambda item: -abs(item[1][1] - item[1][0]))[:4])
-
-
-def _bad_source(measure: Yardstick, window: Window) -> str | None:
-    """The one source that differs where another one, of as many images at least, does not."""
-    by_source: dict[str, list[int]] = {}
-    for index, row in enumerate(window.rows):
-        by_source.setdefault(row.source, []).append(index)
-    judged = {name: indices for name, indices in by_source.items() if len(indices) >= MIN_SOURCE}
-    differing = {name for name, indices in judged.items() if _differs(measure, window.take(indices))}
-    return next(iter(differing)) if len(differing) == 1 and len(judged) > 1 else None
-
-
-def _differs(measure: Yardstick, window: Window) -> bool:
-    reference = measure.reference
-    like = matched(reference, window)
-    p_values = {
-        name: kolmogorov_smirnov(window.statistics[:, column], reference.statistics[like, column])
-        for column, name in enumerate(STATISTICS)
-    }
-    p_values["novelty"] = kolmogorov_smirnov(measure.novelty(window.embeddings), measure.calibration_novelty)
-    return min(holm(p_values).values()) <= SOURCE_LEVEL
 
 
 def _kind(

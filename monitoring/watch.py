@@ -22,7 +22,7 @@ from monitoring.policy import Action
 from monitoring.publish import publish
 from monitoring.risk import labelled
 from monitoring.sensitivity import smallest
-from monitoring.situation import Alarm, decided, signature_of
+from monitoring.situation import Alarm, decided, grown, signature_of
 from monitoring.states import STANDING
 from monitoring.stream import Stream
 from monitoring.traffic import traffic
@@ -196,8 +196,12 @@ class _Wake:
         over = self._decide(episode, 0, alarm) if alarm.raised and episode else None
         if over and over.state == "monitoring":
             episode = None
-        explanation = None
         if alarm.raised and episode is None:
+            more = grown(self.stream, self.journal, window, decision.statistic)
+            alarm, began = replace(alarm, grown=more), more or began
+        explanation = None
+        # What opens nothing is not worth a look at its images.
+        if alarm.raised and episode is None and self._decide(None, len(window), alarm).kind == "drift_open":
             shifted = self.stream.since(began, EXPLAINED) or window
             explanation = explain(self.stream.measure, shifted, looks_of(shifted, self.images))
             # More images than the window's, and more hours.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import labels, record, table
+from benchmarks import labels, record, soak, table
 from benchmarks import pictures as made_up
 from benchmarks.contenders import Outcome
 from benchmarks.errors import CommandError, ContenderError, LoadedError, SetError, TableError
@@ -312,6 +312,25 @@ def test_the_queue_is_recorded_as_nowhere_worse_than_random_images() -> None:
     }
     assert [gain for gain in ours if gain["gain"]["ci95"][1] < 0] == []
     assert all(case["seeds"] >= 5 for case in result["details"]["cases"])
+
+
+def test_a_recorded_soak_lost_nothing_missed_nothing_and_promoted_nothing_worse() -> None:
+    for path in record.RESULTS.glob("soak.json"):
+        year = json.loads(path.read_text(encoding="utf-8"))["details"]
+        assert year["days"] == 365
+        assert year["requests"]["acknowledged"] > 20_000
+        assert year["requests"]["lost"] == year["requests"]["doubled"] == year["requests"]["read_twice"] == 0
+        assert year["requests"]["unknown_windows"] == 0
+        assert year["wrong_promotions"] == 0 < len(year["promotions"])
+        assert year["without_alarm"]["real"] == []
+
+
+def test_a_soaked_year_that_failed_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "ROOT", tmp_path)  # no flows there
+    monkeypatch.setattr("sys.argv", ["soak", "--results", str(tmp_path)])
+    with pytest.raises(ContenderError, match=r"flows\.soak --seed 0` ended with code 1"):
+        soak.main()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_gain_is_over_as_many_random_labels_on_the_same_division() -> None:

@@ -83,6 +83,10 @@ def test_hysteresis_a_dismissed_drift_has_to_go_away_before_it_opens_another() -
     assert decide(again).kind == "suppressed"
     assert "has not gone away" in decide(again).reason
     assert decide(replace(again, calm=True)).kind == "drift_open"
+    more = decide(replace(again, grown=True))
+    assert more.kind == "drift_open"
+    assert "More has changed than the drift that was dismissed" in more.reason
+    assert decide(replace(again, grown=True, dismissed=NOW)).kind == "suppressed", "the cooldown"
 
 
 def test_a_broken_retrain_may_start_again_with_the_labels_it_had() -> None:

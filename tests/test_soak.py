@@ -1,6 +1,7 @@
 """The soaked year in short: real log, kills, a full disk, the real watch and intake; and its bookkeeping."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 from flows.demo_stage import Stage
 from flows.soak_account import cause_of, suppressions
 from flows.soak_audit import Logged, audit
+from flows.soak_costs import Costs
 from flows.soak_page import page
 from flows.soak_pool import Pools
 from flows.soak_workspace import Disk
@@ -19,12 +21,14 @@ from flows.soak_world import DIRTY, START, STATIONS, World
 from flows.soak_year import Year
 from monitoring.episodes import advance, mark_retrain_started, promoting
 from monitoring.journal import Journal, Step
+from monitoring.leases import give_back, take
+from monitoring.shadow import begin
 from pipeline.artifacts import STATISTICS, Workspace
 from pipeline.registry import Registry
 from tests import tiny_bundle
 from tests.monitored import workspace_at
 
-DAYS = 24
+DAYS, SHADOW = 18, 30
 CLASSES = ("clean", "scratch", "pit", "patch", "crack", "inclusion")
 
 
@@ -106,7 +110,7 @@ def test_suppressions_are_told_once_for_a_run_of_wake_ups() -> None:
 
 
 class Stand(Stage):
-    """Retrains by putting a bundle that is there already through the episode's states, as flows.retrain does."""
+    """Retrains by putting a bundle that is there already through the episode's states, as flows.retrain does, with a shadow."""
 
     def __init__(self, workspace: Workspace, next_bundle: Path) -> None:
         super().__init__(workspace.root, workspace.home / "logs")
@@ -120,14 +124,20 @@ class Stand(Stage):
         registry = Registry(self.state.registry)
         digest = registry.add(self.next_bundle)
         with Journal(self.state.journal) as journal:
+            if journal.episode(episode).state == "shadow":
+                again = take(journal, episode)
+                assert again is not None
+                fence = promoting(journal, again, challenger=digest, now=now)
+                registry.promote(digest, by="test", why="drift", fence=fence)
+                return ""
             lease = mark_retrain_started(journal, episode, now=now, labels=40)
             assert lease is not None
             for state in ("training", "evaluating"):
                 advance(journal, lease, state, now=now, why="a stage begins")
             advance(journal, lease, "infra_validating", now=now, why="PROMOTE", challenger=digest)
-            registry.promote(
-                digest, by="test", why="drift", fence=promoting(journal, lease, challenger=digest, now=now)
-            )
+            begin(self.state, digest, SHADOW, now)
+            advance(journal, lease, "shadow", now=now, why="it answers beside the champion")
+            give_back(journal, lease)
         return ""
 
 
@@ -138,6 +148,7 @@ def year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Year]:
     workspace = Workspace(workspace_at(tmp_path / "workspace").root, disk.place)
     workspace.params.write_text(
         "label: {budget: 60, min_labels: 20}\nwatch: {permutations: 99, window: 60, observe_images: 60}\n"
+        f"release: {{shadow_images: {SHADOW}}}\n"
     )
     world, pools = World(DAYS, 0, 90), Pools(tmp_path / "pools", 90, 0)
     pools.render(world.regimes)
@@ -148,7 +159,7 @@ def year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Year]:
     second = bundle(tmp_path / "second", held_out, ["first", "camera"], gain=5.0)
     registry = Registry(workspace.registry)
     registry.promote(registry.add(first), by="test", why="the first")
-    yield Year(workspace, Stand(workspace, second), disk, world, pools)
+    yield Year(workspace, Stand(workspace, second), disk, world, pools, Costs())
     disk.unmount()
 
 
@@ -174,7 +185,7 @@ def bundle(folder: Path, pools: Pools, regimes: list[str], gain: float) -> Path:
 @pytest.mark.slow
 def test_a_short_soak_loses_nothing_and_says_what_it_saw(year: Year) -> None:
     year.live()
-    report = year.report() | {"seconds": 60.0, "cpu_seconds": 60.0}
+    report = year.report() | {"costs": year.costs.report()}
     requests = report["requests"]
     assert requests["acknowledged"] > 1000
     assert (
@@ -188,7 +199,10 @@ def test_a_short_soak_loses_nothing_and_says_what_it_saw(year: Year) -> None:
     assert report["false_alarms"] == 0
     assert report["alarms"][0]["delay_days"] < 3
     assert [retrain["outcome"] for retrain in report["retrains"]] == ["promoted"]
-    assert len(report["promotions"]) == 1
+    (promotion,) = report["promotions"]
+    assert re.match(
+        rf"in shadow the challenger agreed with the champion on \d+ of {SHADOW} ", promotion["shadow"]
+    )
     assert report["labels"]["given"] >= 20
     assert sum(week["n"] for week in report["accuracy"]["weeks"]) == requests["acknowledged"]
     before, after = report["accuracy"]["stretches"]

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from monitoring import contact_sheet
+from monitoring.bad_source import bad_source
 from monitoring.drift import yardstick
 from monitoring.triage import Explanation, explain
 from monitoring.window import Log, Window
@@ -72,6 +73,21 @@ def test_a_single_bad_source_is_named() -> None:
     assert all(index >= 60 for index in found.examples[:16])
     everywhere = window_of(*stream.draw(60, tone=-0.3), source="press-1")
     assert explain(measure, Window((*everywhere.rows, *bad.rows), good.classes)).source is None
+
+
+def test_a_source_that_is_noticed_first_is_not_the_only_one_that_changed() -> None:
+    stream = Stream(9)
+    measure = yardstick(stream.reference(300), 0.01)
+    named = 0
+    for _ in range(40):
+        parts = [
+            window_of(*stream.draw(n, tone=-0.12), source=name) for name, n in (("a", 14), ("b", 9), ("c", 6))
+        ]
+        named += (
+            bad_source(measure, Window(tuple(row for part in parts for row in part.rows), CLASSES))
+            is not None
+        )
+    assert named <= 1
 
 
 def test_no_change_is_no_claim() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from monitoring import growth
 from monitoring.episodes import approve, dismiss, mark_rejected, mark_retrain_started
 from monitoring.journal import Journal
 from monitoring.label_intake import take
@@ -256,7 +257,10 @@ def test_a_refused_challenger_silences_its_own_kind_of_drift_until_a_person_spea
 
 
 @pytest.mark.slow
-def test_a_dismissed_drift_that_does_not_go_away_opens_nothing(tmp_path: Path) -> None:
+def test_a_dismissed_drift_that_stays_opens_nothing_until_more_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "FIRST", 2)
     workspace, world, digest, outcome = drifted(tmp_path)
     assert outcome.episode is not None
     with Journal(workspace.journal) as journal:
@@ -267,6 +271,15 @@ def test_a_dismissed_drift_that_does_not_go_away_opens_nothing(tmp_path: Path) -
         held = woken(workspace, hours + 1)
         assert held.decision == "suppressed"
     assert "has not gone away since" in held.reason
+    for number, hours in enumerate((210, 220, 230)):
+        shots = [world.shot(dark=0.6, novel=1.5) for _ in range(50)]
+        answer(workspace, digest, shots, start=START + timedelta(hours=hours), writer=f"e{number}")
+        more = woken(workspace, hours + 1)
+        assert more.decision == ("suppressed" if number < 2 else "drift_open")
+    assert more.episode is not None
+    assert more.episode.since == START + timedelta(hours=210), (
+        "its queue holds none of the drift that was dismissed"
+    )
 
 
 def test_labels_that_do_not_come_ask_a_person_and_never_retrain(tmp_path: Path) -> None:
