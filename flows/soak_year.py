@@ -22,7 +22,7 @@ from flows.soak_traffic import Traffic
 from flows.soak_workspace import Disk
 from flows.soak_world import START, World
 from monitoring.journal import Episode, Journal
-from monitoring.shadow import shadowed
+from monitoring.shadow import shadowed, wanted
 from monitoring.watch import Outcome, wake
 from pipeline.artifacts import Workspace
 from pipeline.errors import StateError
@@ -163,7 +163,8 @@ class Year:
         if champion.digest in self.account.known or champion.digest == self.account.first.name:
             self.account.rollbacks.append({"day": day_of(now), "to": champion.digest, "from": before.name})
             return
-        shadow = shadowed(self.workspace, champion.digest, self.params.release.shadow_images, 0.0).words
+        images = wanted(self.params.release.shadow_images)
+        shadow = shadowed(self.workspace, champion.digest, images, 0.0).words
         promotion = self.account.promotion(now, before, self.traffic.bundle, known, shadow)
         self._say(now, f"champion: {promotion.accuracy_before} → {promotion.accuracy} on these days' images")
 
