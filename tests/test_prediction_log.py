@@ -306,7 +306,7 @@ def test_lossy_answers_on_a_full_disk_and_counts_what_it_lost(small_disk: Path, 
 def test_kills_of_a_process_that_writes_lose_and_double_no_acknowledged_row(tmp_path: Path) -> None:
     """60 here, 1,000 with ``VISIONLOOP_LOG_KILLS=1000`` or in ``python -m benchmarks.durability``."""
     done = kill_writers(tmp_path, LOG_KILLS)
-    assert done.acknowledged > 10 * LOG_KILLS, "there was load"
+    assert done.acknowledged > LOG_KILLS, "there was load, however slow the machine"
     assert done.archived > 0, "a compaction ran beside it"
     assert (done.lost, done.doubled, done.without_image) == ([], [], [])
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pipeline import bundle, train
 from pipeline.artifacts import SPLIT, Workspace, read_json, read_table
 from pipeline.params import Params
 from services.engine import Engine
@@ -92,15 +93,16 @@ def test_each_strategy_learns_photos_and_answers_in_the_service(
     pacs = real_data("pacs3")
     paintings = (pacs / "pacs3" if (pacs / "pacs3").exists() else pacs) / "art_painting"
     photos.params({"train": {"strategy": strategy, "target": str(paintings)}})
-    for verb in ("train", "bundle"):
-        photos.run("python", "-m", "pipeline", verb)
     workspace = Workspace(photos.root, photos.home)
+    params = Params.load(workspace.params)
+    assert train.run(workspace, params) == 0
+    assert bundle.run(workspace, params) == 0
     info = read_json(workspace.checkpoint / "checkpoint.json")
     assert info["strategy"] == strategy or strategy == "auto"
     assert info["strategy"] in ("probe", "partial") or strategy != "auto"
     rows = [row for row in read_table(workspace.split, SPLIT).to_pylist() if row["split"] == "test"]
     monkeypatch.setenv("VISIONLOOP_BUNDLE", str(workspace.bundle))
-    engine = Engine(Params.load(workspace.params), workspace)
+    engine = Engine(params, workspace)
     try:
         assert asyncio.run(engine.until_ready())
         told = [
