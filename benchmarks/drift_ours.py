@@ -123,8 +123,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drift_ours")
     parser.add_argument("contender", choices=contenders())
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--every", type=int, default=1, help="judge only each so many-th draw with drift")
-    parser.add_argument("--quiet-every", type=int, default=1, help="and each so many-th without")
+    parser.add_argument("--shifted", type=int, default=10**9, help="judge so many draws of a pool with drift")
+    parser.add_argument("--quiet", type=int, default=10**9, help="and so many of a pool without")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     stacks = {watched.name: Stack.of(measured(watched, options.work)) for watched in SETS
@@ -132,7 +132,7 @@ def main() -> int:
     score = contenders()[options.contender]()
     started = time.process_time()
     scores: dict[int, Judged] = {}
-    for number, name, reference, window in read(options.work, options.every, options.quiet_every):
+    for number, name, reference, window in read(options.work, options.shifted, options.quiet):
         scores[number] = score(stacks[name], reference, window, number)
     seconds = (time.process_time() - started) / max(1, len(scores))
     write_json(options.work / f"{options.contender}.json", {"cpu_seconds_a_draw": seconds, "scores": scores})
