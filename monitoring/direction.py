@@ -5,7 +5,8 @@ no single image: distance to the known ones doesn't tell. So a direction is lear
 difference of means, as linear discriminant analysis weighs it), and held fixed for the images that come next: a
 predictable bet, as in Podkopaev and Ramdas, "Sequential predictive two-sample and independence testing", NeurIPS 2023.
 How often known images lie that far along it is bounded by the reference's calibrating part, which no direction is
-learned from; every direction has its own share of delta, so the bounds hold for all of them together.
+learned from; every direction has its own share of delta, so the bounds hold for all of them together. A restart of
+the evidence goes on counting directions, so they hold from the champion's promotion to its end.
 """
 
 import base64
@@ -23,7 +24,7 @@ from monitoring.wealth import prior
 __all__ = ["Direction"]
 
 REFIT = 25
-"""Images for which a direction is kept, at most."""
+"""Images for which a direction is kept, whatever windows they come in: each one costs a share of delta."""
 HALF_LIFE = 100
 """Images after which one counts half in the mean that the direction leads to."""
 FADE = 0.5 ** (1 / HALF_LIFE)
@@ -40,42 +41,61 @@ class Direction:
     Attributes:
         total: (d,) sum of the images' differences from the known ones, and ``weight`` of how much each counts in it.
         learned: directions so far, each of which has spent a share of delta.
+        axis: (d,) the one in use, None before there is any, and how many images it has been ``used`` on.
     """
 
     measure: Yardstick
     total: np.ndarray
     weight: float = 0.0
     learned: int = 0
+    axis: np.ndarray | None = None
+    used: int = 0
 
     @classmethod
-    def of(cls, measure: Yardstick) -> "Direction":
-        return cls(measure, np.zeros(measure.reference.embeddings.shape[1]))
+    def of(cls, measure: Yardstick, learned: int = 0) -> "Direction":
+        """From the first image on; ``learned`` directions have spent their share before."""
+        return cls(measure, np.zeros(measure.reference.embeddings.shape[1]), learned=learned)
 
-    def take(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def take(self, embeddings: np.ndarray, counts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(n, d) of the next images, in order -> (n, TAILS) who lies beyond each threshold, and the most that may.
 
         The chance is 1, and nobody lies beyond, as long as nothing is learned.
+
+        Args:
+            counts: (n,) bool, from which images a direction is learned: not from the rest of a burst.
         """
+        counts = np.ones(len(embeddings), dtype=bool) if counts is None else counts
         points = self._relative(embeddings)
         beyond = np.zeros((len(points), len(TAILS)), dtype=bool)
         chances = np.ones((len(points), len(TAILS)))
-        for start in range(0, len(points), REFIT):
-            part = points[start : start + REFIT]
-            if self.weight > 0:
-                self.learned += 1
-                axis = self._axis()
-                for index, (threshold, chance) in enumerate(self._bounds(axis)):
-                    along = part @ axis - threshold > 1e-5 * (1.0 + abs(threshold))
-                    beyond[start : start + REFIT, index], chances[start : start + REFIT, index] = (
-                        along,
-                        chance,
-                    )
-            fade = FADE ** np.arange(len(part) - 1, -1, -1)
-            self.total = self.total * FADE ** len(part) + fade @ part
-            self.weight = self.weight * FADE ** len(part) + float(fade.sum())
+        start = 0
+        while start < len(points):
+            if self.used == REFIT:
+                self._turn()
+            rows = slice(start, min(start + REFIT - self.used, len(points)))
+            if self.axis is not None:
+                along = points[rows] @ self.axis
+                for index, (threshold, chance) in enumerate(self._bounds(self.axis)):
+                    beyond[rows, index] = along - threshold > 1e-5 * (1.0 + abs(threshold))
+                    chances[rows, index] = chance
+            self._learn(points[rows][counts[rows]])
+            self.used += rows.stop - rows.start
+            start = rows.stop
         return beyond, chances
 
-    def _axis(self) -> np.ndarray:
+    def _turn(self) -> None:
+        """To the direction that the images so far have taken."""
+        self.used = 0
+        if self.weight > 0:
+            self.learned += 1
+            self.axis = self._discriminant()
+
+    def _learn(self, points: np.ndarray) -> None:
+        fade = FADE ** np.arange(len(points) - 1, -1, -1)
+        self.total = self.total * FADE ** len(points) + fade @ points
+        self.weight = self.weight * FADE ** len(points) + float(fade.sum())
+
+    def _discriminant(self) -> np.ndarray:
         """(d,) discriminant between the images so far and the known ones."""
         mean = self.total / self.weight
         axes, shares = self._spread
@@ -130,13 +150,26 @@ class Direction:
         return axes, power / (power + RIDGE * max(float(power[0]), 1e-12))
 
     def to_dict(self) -> dict[str, Any]:
-        total = base64.b64encode(self.total.astype("<f8").tobytes()).decode("ascii")
-        return {"total": total, "weight": self.weight, "learned": self.learned}
+        return {
+            "total": _text(self.total),
+            "weight": self.weight,
+            "learned": self.learned,
+            "axis": None if self.axis is None else _text(self.axis),
+            "used": self.used,
+        }
 
     @classmethod
-    def from_dict(cls, measure: Yardstick, raw: dict[str, Any]) -> "Direction":
-        """What ``to_dict`` wrote; a fresh start where that is nothing."""
-        if not raw:
-            return cls.of(measure)
-        total = np.frombuffer(base64.b64decode(raw["total"]), dtype="<f8")
-        return cls(measure, total, raw["weight"], raw["learned"])
+    def from_dict(cls, measure: Yardstick, raw: dict[str, Any], *, fresh: bool = False) -> "Direction":
+        """What ``to_dict`` wrote; where that is nothing, or ``fresh``, a new start that counts on from there."""
+        if fresh or not raw:
+            return cls.of(measure, raw.get("learned", 0))
+        axis = None if raw["axis"] is None else _numbers(raw["axis"])
+        return cls(measure, _numbers(raw["total"]), raw["weight"], raw["learned"], axis, raw["used"])
+
+
+def _text(numbers: np.ndarray) -> str:
+    return base64.b64encode(numbers.astype("<f8").tobytes()).decode("ascii")
+
+
+def _numbers(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), dtype="<f8")

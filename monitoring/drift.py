@@ -7,7 +7,7 @@ import numpy as np
 
 from monitoring.direction import Direction
 from monitoring.estimate import Estimate, estimate
-from monitoring.evidence import SHIFT, Event, Yardstick, distances
+from monitoring.evidence import Event, Yardstick, distances
 from monitoring.reference import Reference
 from monitoring.two_sample import Comparison, compare
 from monitoring.wealth import Wealth
@@ -22,8 +22,9 @@ DELTA_SHARE = 0.5
 class Lead:
     """One event that the evidence rests on: how often it happened, and how often it may without drift."""
 
+    family: str
     statistic: str
-    direction: str  # up | down | more | less
+    direction: str  # up | down; of a class: more | less
     share: float
     chance: float
     log10_e: float
@@ -40,7 +41,8 @@ class Decision:
         leads: what the evidence rests on, strongest first.
         images: that the sequential test has seen by now; ``onset`` of them came before the strongest
             event became too frequent, ``alarm_at`` before the alarm (None without one).
-        repeats: images so far that were near-alike to the one before and did not count in full.
+        repeats, flooded: images so far that did not count in full: near-alike to one just before, or of a source that
+            sent more than it usually does.
         estimate: accuracy on the window without labels; None where the reference's labels are not known.
     """
 
@@ -55,6 +57,7 @@ class Decision:
     onset: int
     alarm_at: int | None
     repeats: int
+    flooded: int
     estimate: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,7 +65,7 @@ class Decision:
 
 
 def yardstick(reference: Reference, alpha: float) -> Yardstick:
-    """The events for a false-alarm rate of ``alpha`` over the champion's life."""
+    """The events for a chance of ``alpha`` of any false alarm, see ``monitoring.evidence``."""
     return Yardstick(reference, DELTA_SHARE * alpha)
 
 
@@ -71,12 +74,18 @@ def log10_threshold(alpha: float) -> float:
     return float(-np.log10((1.0 - DELTA_SHARE) * alpha))
 
 
-def seen(measure: Yardstick, direction: Direction, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """(n, events) what happened in the window, and how often it may; ``direction`` takes the images in."""
+def seen(
+    measure: Yardstick, direction: Direction, window: Window, counts: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n, events) what happened in the window, and how often it may; ``direction`` takes the images in.
+
+    Args:
+        counts: (n,) bool, which images count in full; all of them without.
+    """
     happened = measure.happened(window)
     chance = np.tile([event.chance for event in measure.events], (len(window), 1))
-    learned = [event.statistic == SHIFT for event in measure.events]
-    happened[:, learned], chance[:, learned] = direction.take(window.embeddings)
+    learned = [event.learned for event in measure.events]
+    happened[:, learned], chance[:, learned] = direction.take(window.embeddings, counts)
     return happened, chance
 
 
@@ -91,12 +100,12 @@ def observe(
     seed: int,
 ) -> Decision:
     """Take the window into ``wealth`` image by image, and compare it with the reference as a batch."""
-    happened, chance = seen(measure, direction, window)
-    embeddings = window.embeddings.astype(np.float64)
+    counts = wealth.bursts.take(window, measure.near)
+    happened, chance = seen(measure, direction, window, counts)
     threshold = log10_threshold(alpha)
     alarm_at = None
     for row in range(len(window)):
-        log_e = wealth.step(happened[row], chance[row], embeddings[row], measure.near)
+        log_e = wealth.step(happened[row], chance[row], bool(counts[row]))
         if alarm_at is None and log_e / np.log(10) >= threshold:
             alarm_at = wealth.seen
     leads, onset = _leads(measure.events, wealth, happened, chance)
@@ -113,7 +122,8 @@ def observe(
         images=wealth.seen,
         onset=onset,
         alarm_at=alarm_at,
-        repeats=wealth.repeats,
+        repeats=wealth.bursts.repeats,
+        flooded=wealth.bursts.flooded,
         estimate=estimate(measure.reference, window),
     )
 
@@ -123,12 +133,14 @@ def _leads(
 ) -> tuple[tuple[Lead, ...], int]:
     """The three statistics that carry most of the evidence, each by its strongest event; and since when."""
     by_event = wealth.by_event() / np.log(10)
-    strongest: dict[tuple[str, str], int] = {}
+    strongest: dict[tuple[str, str, str], int] = {}
     for index in np.argsort(-by_event):
-        strongest.setdefault((events[index].statistic, events[index].direction), int(index))
+        event = events[index]
+        strongest.setdefault((event.family, event.statistic, event.direction), int(index))
     chosen = list(strongest.values())[:3]
     leads = tuple(
         Lead(
+            family=events[index].family,
             statistic=events[index].statistic,
             direction=events[index].direction,
             share=float(happened[:, index].mean()),

@@ -17,9 +17,17 @@ exchangeability on-line", 2003; Shafer, "Testing by betting", 2021). Wealth is a
 starting times, each with its prior weight, so a long quiet past costs a logarithm and does not have to be
 won back; an average of test martingales is one. By Ville's inequality the chance that the average ever
 reaches 1 / (alpha - delta) is at most alpha - delta; with the bounds' delta the chance of any false alarm,
-however often and long one looks, is at most alpha. It assumes that images are drawn independently: a burst
-of near-alike images can only lower the wealth, but for one in ``BURST`` (on the sample, with each part's shots
-in a row, 3 of 12 quiet streams alarmed without that rule, none with it). Traffic sorted by class is drift.
+however often and long one looks, is at most alpha.
+
+That is one run of the evidence, from a promotion on. What ends an alarm's episode without a promotion (a person's
+dismissal, say) restarts the wealth, not the bounds: each such run may alarm falsely with chance alpha - delta again.
+After r restarts the chance of any false alarm is at most delta + (r + 1)(alpha - delta), under (r + 1) alpha; but
+only an alarm is followed by a restart, so without drift the second one needs a false alarm before it.
+
+It assumes exchangeable images: drawn independently from known domains, each source at its usual pace and at any hour.
+Bursts are not, so an image of one can only lower the wealth (``monitoring.bursts``; on the sample, with each part's
+shots in a row, 3 of 12 quiet streams alarmed without that rule, none with it). Traffic sorted by class, and a source or
+an hour whose images the held-out ones lack, is drift; ``monitoring.context`` names the source and the hours.
 """
 
 import hashlib
@@ -34,7 +42,6 @@ from monitoring.window import Window
 from pipeline.artifacts import STATISTICS
 
 NEIGHBOURS = 5
-BURST = 10
 BLOCK = 10
 """Images between two starting times of the average."""
 HEAD_START = 20.0
@@ -44,6 +51,8 @@ ODDS = (0.1, 0.3, 0.6, 0.9)
 """Bets: the event's chance moved from its bound u to u + odds * (1 - u)."""
 SHIFT = "shift"
 FAMILIES = ("embedding", "statistics", "predictions")
+LEARNED = ("embedding", SHIFT)
+"""Family and statistic of what ``monitoring.direction`` says; a class may be called the same."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,16 @@ class Event:
     direction: str
     threshold: float
     chance: float
+
+    @property
+    def learned(self) -> bool:
+        """Whether ``monitoring.direction`` says how it went."""
+        return (self.family, self.statistic) == LEARNED
+
+    @property
+    def of_class(self) -> bool:
+        """Whether ``statistic`` is a class's name, which may be that of a statistic."""
+        return self.direction in ("more", "less")
 
 
 @dataclass(frozen=True)
@@ -203,9 +222,9 @@ class Yardstick:
         labels = np.array(window.labels)
         columns = []
         for event in self.events:
-            if event.statistic == SHIFT:
+            if event.learned:
                 columns.append(np.zeros(len(window), dtype=bool))
-            elif event.direction in ("more", "less"):
+            elif event.of_class:
                 columns.append((labels == event.statistic) == (event.direction == "more"))
             else:
                 sign = 1.0 if event.direction == "up" else -1.0

@@ -84,7 +84,7 @@ def _shown(
     families = [event.family for event in measure.events]
     gains = []
     for event in measure.events:
-        if event.statistic != statistic or event.chance >= 1 - 1e-9:
+        if event.of_class or event.statistic != statistic or event.chance >= 1 - 1e-9:
             continue
         sign = 1.0 if event.direction == "up" else -1.0
         share = float(np.average(sign * (values - event.threshold) > 0, weights=weights))

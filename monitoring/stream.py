@@ -60,7 +60,7 @@ class Stream:
             params=params,
             measure=measure,
             wealth=wealth,
-            direction=Direction.from_dict(measure, evidence.get("direction", {}) if wealth.seen else {}),
+            direction=Direction.from_dict(measure, evidence.get("direction", {}), fresh=wealth.seen == 0),
             log=Log(
                 workspace.log,
                 champion.digest,
@@ -114,8 +114,13 @@ class Stream:
         journal.save_stream(self.name, self.log.position(), evidence)
 
     def restart(self, after: datetime) -> None:
-        """Drop the evidence, and the images up to ``after``: the next alarm has to come from later ones."""
-        self.wealth, self.direction = Wealth(self.measure.events), Direction.of(self.measure)
+        """Drop the evidence, and the images up to ``after``: the next alarm has to come from later ones.
+
+        Only what follows an alarm restarts, and each restart may alarm falsely once more with chance alpha - delta:
+        see ``monitoring.evidence``. The bounds hold on, so the directions' shares of delta are counted on.
+        """
+        self.wealth = Wealth(self.measure.events)
+        self.direction = Direction.of(self.measure, self.direction.learned)
         self.marks, self.alarmed, self.calm = [], None, False
         log = self.log
         self.log = Log(

@@ -1,19 +1,20 @@
 """The bets on the events of ``monitoring.evidence``: one number a bet, moved image by image.
 
 State, so that a killed watch goes on where its last transaction stood. See ``monitoring.evidence`` for
-why the average is an e-process and what threshold it is held against.
+why the average is an e-process and what threshold it is held against, and ``monitoring.bursts`` for which
+images count in full.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from monitoring.evidence import BLOCK, BURST, FAMILIES, HEAD_START, ODDS, Event
+from monitoring.bursts import Bursts
+from monitoring.evidence import BLOCK, FAMILIES, HEAD_START, ODDS, Event
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Wealth:
         rest: prior weight of the starting times to come, a stake that lies still.
         gain, onset: (events, bets) the best gain over all starting times, and how many images
             were seen before it began: the estimate of when the event became too frequent.
-        counted: (position, embedding) of the last images that counted in full.
+        bursts: which of the images counted in full.
     """
 
     events: Sequence[Event]
@@ -35,8 +36,7 @@ class Wealth:
     wealth: np.ndarray = field(init=False)
     gain: np.ndarray = field(init=False)
     onset: np.ndarray = field(init=False)
-    counted: deque[tuple[int, np.ndarray]] = field(default_factory=lambda: deque(maxlen=BURST))
-    repeats: int = 0
+    bursts: Bursts = field(default_factory=Bursts)
 
     def __post_init__(self) -> None:
         shape = (len(self.events), len(ODDS))
@@ -47,19 +47,14 @@ class Wealth:
         weights = np.array([1.0 / (len(FAMILIES) * np.sum(share == event.family)) for event in self.events])
         self._log_weight = np.log(weights)[:, None] - np.log(len(ODDS))
 
-    def step(self, happened: np.ndarray, chance: np.ndarray, embedding: np.ndarray, near: float) -> float:
+    def step(self, happened: np.ndarray, chance: np.ndarray, counts: bool = True) -> float:
         """Take in one image: (events,) what happened, and the largest chance of it; the log e-value after it.
 
-        An image within ``near`` of one of the last that counted can lower the wealth but not raise it:
-        twenty shots of one odd part are one piece of evidence. One in ``BURST`` counts again, so that a
-        camera which sends the same black frame for ever is seen.
+        One that does not count in full can lower the wealth but not raise it.
         """
         log_e = gains(happened, chance)
-        if self._repeats(embedding, near):
-            self.repeats += 1
+        if not counts:
             log_e = np.minimum(log_e, 0.0)
-        else:
-            self.counted.append((self.seen, embedding))
         if self.seen % BLOCK == 0:
             weight = min(self.rest, prior(self.seen // BLOCK + 1))
             self.rest -= weight
@@ -70,10 +65,6 @@ class Wealth:
         self.gain = np.maximum(self.gain, 0.0) + log_e
         self.seen += 1
         return self.log_e
-
-    def _repeats(self, embedding: np.ndarray, near: float) -> bool:
-        recent = [other for position, other in self.counted if self.seen - position < BURST]
-        return any(float(np.linalg.norm(embedding - other)) < near for other in recent)
 
     @property
     def log_e(self) -> float:
@@ -99,11 +90,10 @@ class Wealth:
             ],
             "seen": self.seen,
             "rest": self.rest,
-            "repeats": self.repeats,
             "wealth": np.where(np.isfinite(self.wealth), self.wealth, -1e308).tolist(),
             "gain": self.gain.tolist(),
             "onset": self.onset.tolist(),
-            "counted": [[position, other.tolist()] for position, other in self.counted],
+            "bursts": self.bursts.to_dict(),
         }
 
     @classmethod
@@ -112,10 +102,10 @@ class Wealth:
         wealth = cls(events)
         if not raw or raw["version"] != VERSION or not _same(events, raw["events"]):
             return wealth
-        wealth.seen, wealth.rest, wealth.repeats = raw["seen"], raw["rest"], raw["repeats"]
+        wealth.seen, wealth.rest = raw["seen"], raw["rest"]
         wealth.wealth, wealth.gain = np.array(raw["wealth"]), np.array(raw["gain"])
         wealth.onset = np.array(raw["onset"], dtype=int)
-        wealth.counted.extend((position, np.array(other)) for position, other in raw["counted"])
+        wealth.bursts = Bursts.from_dict(raw["bursts"])
         return wealth
 
 

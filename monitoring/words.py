@@ -5,8 +5,8 @@ from itertools import groupby
 
 from monitoring import label_queue
 from monitoring.accuracy import hits_of
-from monitoring.drift import Decision
-from monitoring.evidence import SHIFT
+from monitoring.drift import Decision, Lead
+from monitoring.evidence import LEARNED
 from monitoring.journal import Episode, Journal, Step
 from monitoring.leases import holder
 from monitoring.observation import queue_of
@@ -60,17 +60,18 @@ def evidence_in_words(decision: Decision, since: datetime | None) -> str:
         return f"no drift in {decision.images} images: {bar}; smallest batch p {p:.2g} ({name})"
     lead = decision.leads[0]
     when = f" ({since:%Y-%m-%d %H:%M:%S} UTC)" if since else ""
-    what = f"{_event(lead.statistic, lead.direction)} in {lead.share:.0%} of the last window"
+    what = f"{_event(lead)} in {lead.share:.0%} of the last window"
     began = f"since image {decision.onset + 1}{when}"
     return f"{what}, at most {lead.chance:.0%} is expected, {began}; {bar}."
 
 
-def _event(statistic: str, direction: str) -> str:
+def _event(lead: Lead) -> str:
+    statistic, direction = lead.statistic, lead.direction
     if direction == "more":
         return f"Class {statistic!r} is predicted"
     if direction == "less":
         return f"Another class than {statistic!r} is predicted"
-    if statistic == SHIFT:
+    if (lead.family, statistic) == LEARNED:
         return "The embedding lies unusually far along the direction that the images before had taken"
     word = {"novelty": "distance to known images", "confidence": "model confidence"}.get(statistic, statistic)
     return f"Unusually {'high' if direction == 'up' else 'low'} {word}"

@@ -1,15 +1,21 @@
 """The learned direction: it sees what is strange in no single image, keeps its bounds, and survives a kill."""
 
 import json
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from monitoring.direction import REFIT, Direction
-from monitoring.drift import log10_threshold, seen, yardstick
+from monitoring.drift import log10_threshold, yardstick
 from monitoring.evidence import SHIFT, TAILS, Yardstick
+from monitoring.journal import Journal
+from monitoring.stream import Stream as WatchStream
 from monitoring.wealth import Wealth
 from monitoring.words import evidence_in_words
+from pipeline.registry import Registry
+from tests.monitored import SIZE, START, World, answer, params_for_tests, promote, workspace_at
 from tests.test_drift import Stream, Watching, images_of, reference_of, window_of
 
 
@@ -38,9 +44,9 @@ def test_what_moves_every_image_a_little_the_same_way_is_seen() -> None:
     fixed = Wealth(measure.events)
     events = np.array([event.statistic != SHIFT for event in measure.events])
     for window in (quiet, gone):
-        for happened, _, point in images_of(measure, window):
+        for happened, _, counts in images_of(measure, window):
             chance = np.array([event.chance for event in measure.events])
-            fixed.step(happened & events, chance, point, measure.near)
+            fixed.step(happened & events, chance, counts)
     assert fixed.log_e < 0.5 * log10_threshold(0.01) * np.log(10), "distance to known images does not tell"
 
 
@@ -73,16 +79,61 @@ def test_known_domains_in_other_shares_are_no_direction() -> None:
     assert watching.alarm_at(window_of(only_new[0] + apart, only_new[1], only_new[2])) is None
 
 
-def test_a_killed_watch_goes_on_with_the_same_direction() -> None:
+def test_a_direction_outlasts_windows_and_a_kill_between_them() -> None:
+    """However the images are cut into windows: each direction is used on 25, and what it says is the same."""
     stream = Stream(6)
     measure = yardstick(stream.reference(100), 0.01)
-    windows = [stream.window(40, tone=0.05) for _ in range(4)]
+    points = stream.draw(160)[0]
     whole, halves = Direction.of(measure), Direction.of(measure)
-    for window in windows:
-        expected = seen(measure, whole, window)
-        found = seen(measure, halves, window)
-        for one, other in zip(expected, found, strict=True):
-            np.testing.assert_array_equal(one, other)
+    expected = whole.take(points)
+    found = []
+    for part in np.split(points, [30, 33, 60, 75, 110]):
+        found.append(halves.take(part))
         halves = Direction.from_dict(measure, json.loads(json.dumps(halves.to_dict())))
-    assert halves.learned == 2 * len(windows) - 1
+    assert halves.learned == whole.learned == 160 // REFIT
+    for column, one in enumerate(expected):
+        together = np.concatenate([pair[column] for pair in found])
+        np.testing.assert_allclose(together, one, rtol=1e-9)
     assert Direction.from_dict(measure, {}).weight == 0
+
+
+def test_a_burst_of_near_alike_images_leads_nowhere() -> None:
+    stream = Stream(6)
+    measure = yardstick(stream.reference(100), 0.01)
+    usual, odd = stream.draw(60)[0], stream.draw(1)[0] + 6.0
+    burst = np.concatenate([usual[:30], np.repeat(odd, 8, axis=0), usual[30:]])
+    counts = np.array([not 30 < row < 38 for row in range(len(burst))])
+    once, thinned, full = Direction.of(measure), Direction.of(measure), Direction.of(measure)
+    once.take(np.concatenate([usual[:30], odd, usual[30:]]))
+    thinned.take(burst, counts)
+    full.take(burst)
+    np.testing.assert_allclose(thinned.total, once.total)
+    assert np.linalg.norm(full.total) > 2 * np.linalg.norm(once.total)
+
+
+def test_a_restart_goes_on_counting_the_directions(tmp_path: Path) -> None:
+    """Or each restart would spend the whole of delta again; also where no image came since."""
+    workspace, world = workspace_at(tmp_path), World()
+    shots = [world.shot() for _ in range(50)]
+    digest = promote(workspace, shots[:40])
+    champion = Registry(workspace.registry).champion()
+    assert champion is not None
+    learned, bounds = [], []
+    with Journal(workspace.journal) as journal:
+        for hour in (1, 3):
+            answer(
+                workspace, digest, shots, start=START + timedelta(hours=hour), writer=f"w-{hour}", kept=False
+            )
+            stream = WatchStream.of(workspace, params_for_tests(), champion, journal)
+            while (window := stream.next_window()) is not None:
+                stream.observe(window)
+            learned.append(stream.direction.learned)
+            bounds.append([chance for _, chance in stream.direction._bounds(np.eye(SIZE)[0])])
+            stream.restart(START + timedelta(hours=hour + 1))
+            with journal.transaction():
+                stream.save(journal)
+            again = WatchStream.of(workspace, params_for_tests(), champion, journal)
+            assert (again.direction.weight, again.direction.axis, again.wealth.seen) == (0, None, 0)
+            assert again.direction.learned == stream.direction.learned
+    assert learned == [1, 2]
+    assert all(later > earlier for earlier, later in zip(*bounds, strict=True))

@@ -3,18 +3,22 @@
 import json
 import resource
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import pytest
 
+from monitoring.bursts import Bursts
 from monitoring.direction import Direction
 from monitoring.drift import Decision, log10_threshold, matched, observe, seen, yardstick
 from monitoring.evidence import TAILS, Yardstick
 from monitoring.reference import Reference
+from monitoring.sensitivity import smallest
 from monitoring.two_sample import Comparison, class_shares, compare, holm, kolmogorov_smirnov, mmd
 from monitoring.wealth import Wealth, prior
 from monitoring.window import Row, Window
+from monitoring.words import evidence_in_words
 from tests.monitored import START
 
 NAMES = ("a", "b", "c", "d")
@@ -98,6 +102,13 @@ def window_of(
     return Window(tuple(rows), NAMES)
 
 
+def from_sources(window: Window, rng: np.random.Generator, names: tuple[str, ...]) -> Window:
+    """The images as such sources send them, in turns of chance."""
+    drawn = rng.choice(names, len(window))
+    rows = (replace(row, source=str(name)) for row, name in zip(window.rows, drawn, strict=True))
+    return Window(tuple(rows), window.classes)
+
+
 class Watching:
     """The evidence of one champion's stream, from its first image."""
 
@@ -108,6 +119,12 @@ class Watching:
         return observe(
             self.measure, self.wealth, self.direction, window, alpha=alpha, permutations=199, seed=0
         )
+
+    def restored(self) -> None:
+        """As a watch that was killed reads it back."""
+        wealth, direction = (json.loads(json.dumps(one.to_dict())) for one in (self.wealth, self.direction))
+        self.wealth = Wealth.from_dict(self.measure.events, wealth)
+        self.direction = Direction.from_dict(self.measure, direction)
 
     def alarm_at(self, window: Window) -> int | None:
         """How many of the window's images it took; None without an alarm."""
@@ -126,15 +143,18 @@ def test_false_alarms_stay_under_alpha_over_long_streams_of_fresh_images() -> No
         measure = yardstick(stream.reference((60, 100, 200)[life % 3]), alpha)
         wealth = Wealth(measure.events)
         threshold = log10_threshold(alpha) * np.log(10)
-        log_e = [wealth.step(*image, measure.near) for image in images_of(measure, stream.window(600))]
+        log_e = [wealth.step(*image) for image in images_of(measure, stream.window(600))]
         alarms += max(log_e) >= threshold
     assert alarms <= alpha * lives
 
 
-def images_of(measure: Yardstick, window: Window) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def images_of(
+    measure: Yardstick, window: Window, *, thinned: bool = True
+) -> list[tuple[np.ndarray, np.ndarray, bool]]:
     """What ``Wealth.step`` takes, image by image."""
-    happened, chance = seen(measure, Direction.of(measure), window)
-    return list(zip(happened, chance, window.embeddings.astype(np.float64), strict=True))
+    counts = Bursts().take(window, measure.near) if thinned else np.ones(len(window), dtype=bool)
+    happened, chance = seen(measure, Direction.of(measure), window, counts)
+    return list(zip(happened, chance, counts.tolist(), strict=True))
 
 
 @pytest.mark.slow
@@ -189,6 +209,29 @@ def test_the_decision_says_what_moved_where_and_since_when() -> None:
     assert json.loads(json.dumps(decision.to_dict()))["images"] == 150
 
 
+def test_a_class_may_be_called_as_a_statistic_is() -> None:
+    """The same stream under such names says the same, and what leads is the class."""
+    names = dict(zip(NAMES, ("shift", "novelty", "confidence", "brightness"), strict=True))
+    stream = Stream(9)
+    plain = stream.reference(200)
+    called = replace(
+        plain, classes=tuple(names.values()), predicted=tuple(names[name] for name in plain.predicted)
+    )
+    window = stream.window(150, shares=(0.02, 0.02, 0.02, 0.94))
+    rows = tuple(replace(row, label=names[row.label]) for row in window.rows)
+    expected = Watching(yardstick(plain, 0.01)).take(window)
+    measure = yardstick(called, 0.01)
+    found = Watching(measure).take(Window(rows, called.classes))
+    assert expected.alarm
+    assert found.log10_e == expected.log10_e
+    assert found.adjusted == expected.adjusted
+    said = evidence_in_words(found, None)
+    assert said.startswith(
+        ("Class 'brightness' is predicted in ", "Another class than 'shift' is predicted in ")
+    )
+    assert smallest(measure, 40, 0.01) == smallest(yardstick(plain, 0.01), 40, 0.01)
+
+
 def test_a_burst_of_one_odd_part_is_no_alarm_and_a_dead_camera_is() -> None:
     stream = Stream(5)
     measure = yardstick(stream.reference(200), 0.01)
@@ -198,7 +241,7 @@ def test_a_burst_of_one_odd_part_is_no_alarm_and_a_dead_camera_is() -> None:
     mixed = [np.concatenate([a[:60], b[:8], a[68:]]) for a, b in zip(usual, odd, strict=True)]
     watching = Watching(measure)
     assert watching.alarm_at(window_of(*mixed)) is None
-    assert watching.wealth.repeats >= 7
+    assert watching.wealth.bursts.repeats >= 7
     took = watching.alarm_at(window_of(*odd))
     assert took is not None
     assert took <= 120
@@ -213,11 +256,10 @@ def test_shots_of_a_part_side_by_side_are_no_alarm() -> None:
         measure = yardstick(stream.reference(100), 0.01)
         parts = [np.repeat(column, 4, axis=0) for column in stream.draw(120)]
         parts[0] = parts[0] + stream.rng.normal(0, 0.02, parts[0].shape)
-        images = images_of(measure, window_of(*parts))
         for thinned in (True, False):
             wealth = Wealth(measure.events)
-            near = measure.near if thinned else 0.0
-            log_e = [wealth.step(*image, near) for image in images]
+            images = images_of(measure, window_of(*parts), thinned=thinned)
+            log_e = [wealth.step(*image) for image in images]
             alarms[thinned] += max(log_e) >= log10_threshold(0.01) * np.log(10)
     assert alarms[True] == 0
     assert alarms[False] >= 1
@@ -299,15 +341,21 @@ def test_grey_images_are_no_drift_when_the_reference_is_grey() -> None:
 def test_evidence_survives_a_restart_bit_by_bit() -> None:
     stream = Stream(6)
     measure = yardstick(stream.reference(100), 0.01)
-    images = images_of(measure, stream.window(120, tone=0.05))
-    whole, halves = Wealth(measure.events), Wealth(measure.events)
-    for index, image in enumerate(images):
-        whole.step(*image, measure.near)
-        halves.step(*image, measure.near)
-        if index % 17 == 0:
-            halves = Wealth.from_dict(measure.events, json.loads(json.dumps(halves.to_dict())))
-    assert halves.log_e == whole.log_e
-    assert halves.seen == whole.seen == 120
+    window = from_sources(stream.window(120, tone=0.05), stream.rng, ("a", "b"))
+    window = window.take([index for index in range(120) for _ in range(1 + (index % 9 == 0))])
+    whole, halves = Watching(measure), Watching(measure)
+    expected = whole.take(window)
+    for start in range(0, len(window), 17):
+        found = halves.take(window.take(range(start, min(start + 17, len(window)))))
+        halves.restored()
+    assert found.log10_e == expected.log10_e
+    assert (found.images, found.repeats, found.flooded) == (
+        expected.images,
+        expected.repeats,
+        expected.flooded,
+    )
+    assert found.repeats >= 12
+    assert found.onset == expected.onset
 
 
 def test_the_weights_of_starting_times_are_at_most_one() -> None:
@@ -318,7 +366,7 @@ def test_evidence_of_other_events_is_not_taken_over() -> None:
     stream = Stream(6)
     measure, other = (yardstick(stream.reference(100), 0.01) for _ in range(2))
     wealth = Wealth(measure.events)
-    wealth.step(*images_of(measure, stream.window(1))[0], 0.0)
+    wealth.step(*images_of(measure, stream.window(1))[0])
     assert Wealth.from_dict(measure.events, wealth.to_dict()).seen == 1
     assert Wealth.from_dict(other.events, wealth.to_dict()).seen == 0
 

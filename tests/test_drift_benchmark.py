@@ -22,7 +22,7 @@ def test_a_year_at_once_is_the_products_evidence_image_by_image() -> None:
     both = [np.concatenate(pair) for pair in zip(quiet, dark, strict=True)]
     happened, chance = seen(measure, Direction.of(measure), window_of(*both))
     wealth, bar = Wealth(measure.events), log10_threshold(0.01) * np.log(10)
-    log_e = [wealth.step(*image, np.zeros(24), 0.0) for image in zip(happened, chance, strict=True)]
+    log_e = [wealth.step(*image) for image in zip(happened, chance, strict=True)]
     first = next(number for number, value in enumerate(log_e, start=1) if value >= bar)
     assert first > 120
     assert first_crossing(measure, happened, chance, bar) == first

@@ -112,7 +112,7 @@ def test_the_smallest_change_is_the_one_that_half_of_the_streams_show() -> None:
             statistics[:, 0] -= change
             wealth = Wealth(measure.events)
             window = window_of(points, statistics, chances)
-            log_e = [wealth.step(*image, 0.0) for image in images_of(measure, window)]
+            log_e = [wealth.step(*image) for image in images_of(measure, window)]
             count += max(log_e) >= bar
         return count
 
