@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +45,7 @@ def judge(work: Path, processes: int, names: Sequence[str] = tuple(JUDGED)) -> l
     rivals = DRIFT_PYTHON.exists()
     if not rivals:
         print(f"{DRIFT_PYTHON} is missing: without the rivals; `make rivals` makes it", file=sys.stderr)
-    drawn = _digest(work)
+    drawn = drawn_of(work)
 
     def one(name: str) -> Judgement | None:
         foreign = not name.startswith((OURS, "evidently"))
@@ -56,7 +56,7 @@ def judge(work: Path, processes: int, names: Sequence[str] = tuple(JUDGED)) -> l
         python = str(DRIFT_PYTHON) if foreign else sys.executable
         command = ["-m", module, name, "--work", str(work), "--shifted", str(shifted), "--quiet", str(quiet)]
         made_of = {"draws": drawn, "command": command[:3] + command[5:], "code": _code(module, foreign)}
-        if name == OURS or not _kept(work, name, made_of):
+        if name == OURS or not kept(work, name, made_of):
             done = subprocess.run(
                 [python, *command], cwd=ROOT, check=False, text=True, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -71,7 +71,7 @@ def judge(work: Path, processes: int, names: Sequence[str] = tuple(JUDGED)) -> l
         return [found for found in pool.map(one, names) if found is not None]
 
 
-def _digest(work: Path) -> str:
+def drawn_of(work: Path) -> str:
     """Of the draws and of all that they name."""
     digest = hashlib.sha256()
     for path in [work / "draws.npz", *sorted(work.glob("*-stack.npz"))]:
@@ -93,7 +93,7 @@ def _note(work: Path, name: str) -> Path:
     return work / f"{name}.made-of.json"
 
 
-def _kept(work: Path, name: str, made_of: dict[str, object]) -> bool:
+def kept(work: Path, name: str, made_of: Mapping[str, object]) -> bool:
     note = _note(work, name)
     return note.exists() and (work / f"{name}.json").exists() and read_json(note) == made_of
 

@@ -15,8 +15,6 @@ from benchmarks.drift_draws import Draw
 from benchmarks.drift_levelled import RESAMPLES, SEED, Judgement, Levelled
 
 OURS = "visionloop"
-FEW = 8
-"""Draws of a cell, below which a contender stands in the pools alone."""
 
 
 def summary(draws: Sequence[Draw], judged: Sequence[Judgement]) -> dict[str, Any]:
@@ -36,7 +34,11 @@ def summary(draws: Sequence[Draw], judged: Sequence[Judgement]) -> dict[str, Any
         "power_by_shift": _by_shift(shifted, levelled),
         "pools": pools,
         "cells": _verdict(power),
-        "lost": [{"cell": cell["cell"], **loss} for cell in power for loss in _losses(cell["paired"])],
+        "lost": [
+            {"cell": cell["cell"], "draws": cell["draws"], **loss}
+            for cell in power
+            for loss in _losses(cell["paired"])
+        ],
         "lost_pools": [
             {"pool": pool["pool"], "rival": name, **gap}
             for pool in pools
@@ -64,37 +66,32 @@ def _contender(one: Levelled, quiet: Sequence[Draw], shifted: Sequence[Draw]) ->
 
 
 def _cell(draws: Sequence[Draw], levelled: Sequence[Levelled]) -> dict[str, Any]:
+    """How many of the cell's draws each called, of those who judged them all; the slow ones stand in the pools alone."""
     numbers, first = np.array([draw.number for draw in draws]), draws[0].cell
-    ours = next(one for one in levelled if one.name == OURS)
     raw = {one.name: one.judgement.decided(draws) for one in levelled}
-    there = [one for one in levelled if raw[one.name].n >= FEW]
+    there = [one for one in levelled if raw[one.name].n == len(draws)]
     rates = {one.name: one.rate(numbers) for one in there}
+    ours = next(one for one in levelled if one.name == OURS)
     return {
         "cell": first.name,
-        "shift": first.shift,
-        "level": first.level,
-        "share": first.share,
-        "n": first.n,
-        "raw": {one.name: raw[one.name].to_dict() for one in there},
-        "equal_false_alarms": {name: rate and rate.to_dict() for name, rate in rates.items()},
-        "paired": {
-            one.name: _paired(ours, one, numbers) for one in there if one is not ours and rates[one.name]
-        },
-    }
+        "draws": len(draws),
+        "raw": {one.name: raw[one.name].hits for one in there},
+        "equal_false_alarms": {name: rate and rate.hits for name, rate in rates.items()},
+        "paired": {one.name: _paired(ours, one, numbers) for one in there if one is not ours and rates[one.name]},
+    }  # fmt: skip
 
 
 def _paired(ours: Levelled, other: Levelled, numbers: np.ndarray) -> list[int]:
-    """On the draws that both judged: called by ours alone, by the other alone, all."""
-    both = numbers[ours.known[numbers] & other.known[numbers]]
-    mine, theirs = ours.hits[0, both], other.hits[0, both]
-    return [int((mine & ~theirs).sum()), int((theirs & ~mine).sum()), len(both)]
+    """Called by ours alone, and by the other alone."""
+    mine, theirs = ours.hits[0, numbers], other.hits[0, numbers]
+    return [int((mine & ~theirs).sum()), int((theirs & ~mine).sum())]
 
 
 def _verdict(power: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """By rival how many cells we lose and win by the sign test, and how many equals would lose by chance."""
     found: dict[str, dict[str, Any]] = {}
     for cell in power:
-        for name, (won, lost, _) in cell["paired"].items():
+        for name, (won, lost) in cell["paired"].items():
             own = found.setdefault(name, {"cells": 0, "lost": 0, "won": 0, "lost_by_chance": 0.0})
             own["cells"] += 1
             own["lost"] += _beyond_chance(lost, won)
@@ -106,8 +103,8 @@ def _verdict(power: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _losses(paired: dict[str, list[int]]) -> list[dict[str, Any]]:
     """Rivals that called what we did not more often than chance gives."""
     return [
-        {"rival": name, "only_ours": won, "only_rival": lost, "draws": both}
-        for name, (won, lost, both) in paired.items()
+        {"rival": name, "only_ours": won, "only_rival": lost}
+        for name, (won, lost) in paired.items()
         if _beyond_chance(lost, won)
     ]
 
