@@ -108,7 +108,7 @@ def first_crossing(measure: Yardstick, happened: np.ndarray, chance: np.ndarray,
     total = np.zeros(n)
     for index, event in enumerate(measure.events):
         share = 1.0 / (len(FAMILIES) * families.count(event.family) * len(ODDS))
-        for log_gains in gains(happened[:, index], chance[:, index]).T:
+        for log_gains in _gains(happened[:, index], chance[:, index]).T:
             path = np.cumsum(log_gains)
             starts = np.concatenate([[0.0], path])[:-1][::BLOCK]  # before the first image of each block
             stakes = np.logaddexp.accumulate(np.log(weights) - starts)
@@ -116,6 +116,14 @@ def first_crossing(measure: Yardstick, happened: np.ndarray, chance: np.ndarray,
             total += share * (rest + np.exp(np.minimum(path + np.repeat(stakes, BLOCK)[:n], 600.0)))
     crossed = np.flatnonzero(np.log(total) >= bar)
     return int(crossed[0]) + 1 if len(crossed) else None
+
+
+def _gains(happened: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """(n, bets) of one event; where its chance never changes there are but two values of each bet."""
+    if np.any(chance != chance[0]):
+        return gains(happened, chance)
+    won, lost = gains(np.array([True, False]), chance[[0, 0]])
+    return np.where(happened[:, None], won, lost)
 
 
 @dataclass
