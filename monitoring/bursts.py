@@ -12,6 +12,7 @@ the source is all that there is to watch.
 
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,10 @@ class Bursts:
             return False
         gap = (others[-1] - others[0]) / (len(others) - 1)
         return time - others[-1] <= SILENT * gap
+
+    def sources_before(self, time: datetime) -> list[str]:
+        """Of the last images those before ``time``, by their sources."""
+        return [name for name, at in self.recent if at < time.timestamp()]
 
     def to_dict(self) -> dict[str, Any]:
         return {

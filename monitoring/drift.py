@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from monitoring.context import Place, places
 from monitoring.direction import Direction
 from monitoring.estimate import Estimate, estimate
 from monitoring.evidence import Event, Yardstick, distances
@@ -43,6 +44,7 @@ class Decision:
             event became too frequent, ``alarm_at`` before the alarm (None without one).
         repeats, flooded: images so far that did not count in full: near-alike to one just before, or of a source that
             sent more than it usually does.
+        context: of an alarm, the source and the hours that the images of the first lead come from, where they stand out.
         estimate: accuracy on the window without labels; None where the reference's labels are not known.
     """
 
@@ -58,6 +60,7 @@ class Decision:
     alarm_at: int | None
     repeats: int
     flooded: int
+    context: tuple[Place, ...] = ()
     estimate: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,6 +103,7 @@ def observe(
     seed: int,
 ) -> Decision:
     """Take the window into ``wealth`` image by image, and compare it with the reference as a batch."""
+    before = wealth.bursts.sources_before(window.rows[0].time)
     counts = wealth.bursts.take(window, measure.near)
     happened, chance = seen(measure, direction, window, counts)
     threshold = log10_threshold(alpha)
@@ -108,7 +112,8 @@ def observe(
         log_e = wealth.step(happened[row], chance[row], bool(counts[row]))
         if alarm_at is None and log_e / np.log(10) >= threshold:
             alarm_at = wealth.seen
-    leads, onset = _leads(measure.events, wealth, happened, chance)
+    leads, first, onset = _leads(measure.events, wealth, happened, chance)
+    since = min(max(0, onset - (wealth.seen - len(window))), len(window))
     rng = np.random.default_rng([seed, wealth.seen])
     batch = compared(measure.reference, window, permutations, rng)
     return Decision(
@@ -124,14 +129,15 @@ def observe(
         alarm_at=alarm_at,
         repeats=wealth.bursts.repeats,
         flooded=wealth.bursts.flooded,
+        context=() if alarm_at is None else places(happened[:, first], window, before=before, since=since),
         estimate=estimate(measure.reference, window),
     )
 
 
 def _leads(
     events: list[Event], wealth: Wealth, happened: np.ndarray, chance: np.ndarray
-) -> tuple[tuple[Lead, ...], int]:
-    """The three statistics that carry most of the evidence, each by its strongest event; and since when."""
+) -> tuple[tuple[Lead, ...], int, int]:
+    """The three statistics that carry most of the evidence, each by its strongest event; the first's, and since when."""
     by_event = wealth.by_event() / np.log(10)
     strongest: dict[tuple[str, str, str], int] = {}
     for index in np.argsort(-by_event):
@@ -149,7 +155,7 @@ def _leads(
         )
         for index in chosen
     )
-    return leads, wealth.began(chosen[0])
+    return leads, chosen[0], wealth.began(chosen[0])
 
 
 def compared(reference: Reference, window: Window, permutations: int, rng: np.random.Generator) -> Comparison:

@@ -12,7 +12,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts import REFERENCE, REFERENCES, STATISTICS, digest_file, read_json, read_table
+from pipeline.artifacts import (
+    REFERENCE,
+    REFERENCES,
+    STATISTICS,
+    STRESS,
+    STRESS_TABLE,
+    digest_file,
+    read_json,
+    read_table,
+)
 from pipeline.errors import DataError
 from pipeline.images import LOOKS
 from pipeline.registry import Registry
@@ -34,6 +43,8 @@ class Reference:
         thumbnails: JPEG bytes, for contact sheets.
         labels: what the images show; empty where that is not known.
         looks: (n, looks) numbers of ``pipeline.images.look``, NaN where not measured; None without any.
+        corrupted: a pair for each corruption of held-out images, (m,) confidence and (m,) bool, whether the champion named
+            each rightly; empty where the release kept no stress test.
     """
 
     champion: str
@@ -50,6 +61,7 @@ class Reference:
     thumbnails: tuple[bytes, ...]
     labels: tuple[str, ...] = ()
     looks: np.ndarray | None = None
+    corrupted: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -84,7 +96,8 @@ def load(registry: Registry, champion: str, form: str = "onnx") -> Reference:
 
     Raises:
         StateError: the registry lacks the bundle.
-        DataError: the reference is missing, empty or of another shape than the bundle says.
+        DataError: the reference is missing, empty or of another shape than the bundle says, or the stress test that the
+            release kept is damaged.
     """
     folder = Path(registry.bundle_path(champion))
     classes = tuple(read_json(folder / "bundle.json")["classes"])
@@ -110,7 +123,19 @@ def load(registry: Registry, champion: str, form: str = "onnx") -> Reference:
         thumbnails=tuple(table["thumbnail"].to_pylist()),
         labels=_labels(table["label"].to_pylist()),
         looks=_looks(table["look"].to_pylist()),
+        corrupted=_corrupted(registry.recipe_path(champion) / STRESS_TABLE, champion),
     )
+
+
+def _corrupted(file: Path, champion: str) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    if not file.exists():
+        return ()
+    found: dict[tuple[str, int], list[tuple[float, bool]]] = {}
+    for row in read_table(file, STRESS).to_pylist():
+        if row["bundle"] == champion and row["kind"] == "corruption" and row["severity"] > 0:
+            found.setdefault((row["name"], row["severity"]), []).append((row["confidence"], row["correct"]))
+    pairs = (np.array(rows, dtype=float).T for rows in found.values())
+    return tuple((confidence, right == 1) for confidence, right in pairs)
 
 
 def _labels(column: Sequence[str | None]) -> tuple[str, ...]:

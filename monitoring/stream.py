@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from monitoring.context import Place, carriers, places
 from monitoring.direction import Direction
 from monitoring.drift import Decision, observe, yardstick
 from monitoring.evidence import Yardstick
@@ -100,6 +101,12 @@ class Stream:
         )
         self.calm = self.calm or decision.log10_e <= 0
         return decision
+
+    def places(self, shifted: Window) -> tuple[Place, ...]:
+        """The source and the hours that the images since the drift began, ``shifted``, come from, where they stand out."""
+        carry = carriers(self.measure, shifted)
+        before = self.wealth.bursts.sources_before(shifted.rows[0].time)
+        return () if carry is None else places(carry, shifted, before=before)
 
     def save(self, journal: Journal) -> None:
         """Write cursor and evidence; inside the transaction that journals the decision."""

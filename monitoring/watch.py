@@ -197,7 +197,10 @@ class _Wake:
         if alarm.raised and episode is None:
             shifted = self.stream.since(began, EXPLAINED) or window
             explanation = explain(self.stream.measure, shifted, looks_of(shifted, self.images))
-            alarm = replace(alarm, signature=signature_of(explanation))
+            # More images than the window's, and more hours.
+            decision = replace(decision, context=self.stream.places(shifted) or decision.context)
+            words = evidence_in_words(decision, since)
+            alarm = replace(alarm, words=words, signature=signature_of(explanation))
         action = self._decide(None, len(window), alarm)
         if explanation is not None and action.kind == "drift_open":
             action = replace(action, reason=f"{explanation.text} {action.reason}")

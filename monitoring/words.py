@@ -62,7 +62,8 @@ def evidence_in_words(decision: Decision, since: datetime | None) -> str:
     when = f" ({since:%Y-%m-%d %H:%M:%S} UTC)" if since else ""
     what = f"{_event(lead)} in {lead.share:.0%} of the last window"
     began = f"since image {decision.onset + 1}{when}"
-    return f"{what}, at most {lead.chance:.0%} is expected, {began}; {bar}."
+    where = "".join(f"; {place.words}" for place in decision.context)
+    return f"{what}, at most {lead.chance:.0%} is expected, {began}{where}; {bar}."
 
 
 def _event(lead: Lead) -> str:

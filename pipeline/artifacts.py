@@ -107,6 +107,7 @@ REFERENCE = pa.schema(
         ("thumbnail", pa.binary()),  # JPEG, 96 px, for contact sheets beside production images
     ]
 )
+STRESS_TABLE = "artifacts/stress.parquet"  # below the workspace, and in a recipe
 # The file of that shape in a bundle, by serve.format: each network has embeddings of its own.
 REFERENCES = {"onnx": "reference.parquet", "int8": "reference.int8.parquet"}
 STATISTICS = ("brightness", "contrast", "sharpness", "saturation")
@@ -204,7 +205,7 @@ class Workspace:
 
     @property
     def stress(self) -> Path:
-        return self.root / "artifacts/stress.parquet"
+        return self.root / STRESS_TABLE
 
     @property
     def performance(self) -> Path:

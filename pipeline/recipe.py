@@ -1,7 +1,8 @@
 """What a released bundle can be made again from, kept at its release: ``var/registry/recipes/<digest>/``.
 
 The code is a commit; the images are DVC's or lie where params.yaml says. What is neither, and what the result
-is compared with, is copied here: parameters, pin, labels, the choice of arithmetic, predictions, metrics.
+is compared with, is copied here: parameters, pin, labels, the choice of arithmetic, predictions, metrics. And what the
+bundle said of corrupted images, by which the watch knows how far its accuracy without labels may be off.
 """
 
 import shutil
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Workspace, atomic_path, read_json, write_json
+from pipeline.artifacts import STRESS_TABLE, Workspace, atomic_path, read_json, write_json
 from pipeline.environment import environment
 from pipeline.errors import StateError
 from pipeline.params import Params
@@ -47,10 +48,10 @@ def keep(workspace: Workspace) -> None:
     """Copy what belongs to ``artifacts/bundle`` into its recipe; called when it is released."""
     from pipeline.bundle import verify
 
-    target = _folder(workspace, verify(workspace.bundle))
+    target = Registry(workspace.registry).recipe_path(verify(workspace.bundle))
     pointers = dvc_files(workspace.root)
     inputs = [name for name in (*INPUTS, *pointers) if (workspace.root / name).exists()]
-    for name in (*inputs, *EXPECTED):
+    for name in (*inputs, *EXPECTED, STRESS_TABLE):
         if (workspace.root / name).exists():
             _copy(workspace.root / name, target / name)
     for path in (workspace.cache / "speed").glob("*.json"):
@@ -74,7 +75,7 @@ def find(workspace: Workspace, name: str) -> Recipe:
             f"release/<digest> or a Bento's tag, of one of: {known}"
         )
     digest = found[0]
-    folder = _folder(workspace, digest)
+    folder = registry.recipe_path(digest)
     if not (folder / "recipe.json").exists():
         raise StateError(
             f"{digest[:12]} has no recipe in {folder}: `python -m flows.release` keeps one when it releases, so this bundle "
@@ -116,10 +117,6 @@ def _commit(workspace: Workspace, registry: Registry, digest: str) -> str:
             "or run this in the checkout that it comes from"
         )
     return str(code["commit"])
-
-
-def _folder(workspace: Workspace, digest: str) -> Path:
-    return workspace.registry / "recipes" / digest
 
 
 def _copy(source: Path, target: Path) -> None:

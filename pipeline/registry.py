@@ -85,6 +85,14 @@ class Registry:
         """
         return self.folder / "bundles" / _checked(digest)
 
+    def recipe_path(self, digest: str) -> Path:
+        """Where the recipe of the bundle lies, if a release kept one (``pipeline.recipe``).
+
+        Raises:
+            StateError: as ``bundle_path``.
+        """
+        return self.folder / "recipes" / _checked(digest)
+
     def digests(self) -> list[str]:
         """Every bundle in the registry."""
         folder = self.folder / "bundles"

@@ -7,6 +7,7 @@ import numpy as np
 
 from monitoring.bursts import BURST, Bursts
 from monitoring.drift import yardstick
+from monitoring.triage import explain
 from monitoring.window import Row, Window
 from tests.test_drift import NAMES, Stream, Watching, window_of
 
@@ -92,3 +93,27 @@ def test_a_source_that_goes_wrong_at_its_usual_pace_is_an_alarm() -> None:
     took = Watching(measure).alarm_at(window)
     assert took is not None
     assert 300 < took <= 400
+
+
+def test_an_odd_source_that_floods_is_named_with_its_advice() -> None:
+    """Its first images are evidence, and what they say is that this device is to be looked at."""
+    stream = Stream(6)
+    measure = yardstick(stream.reference(200), 0.01)
+    rng = np.random.default_rng(6)
+    points, statistics, chances = stream.draw(400)
+    sources = rng.choice(["a", "b", "c"], 400)
+    sources[300:] = np.where(rng.random(100) < 0.7, "b", sources[300:])
+    statistics[300:, 0] -= 0.5 * (sources[300:] == "b")
+    start, rows = window_of(points, statistics, chances).rows[0].time, []
+    for number, row in enumerate(window_of(points, statistics, chances).rows):
+        seconds = number if number < 300 else 300 + 0.3 * (number - 300)
+        rows.append(replace(row, source=str(sources[number]), time=start + timedelta(seconds=seconds)))
+    watching = Watching(measure)
+    decision = watching.take(together(rows))
+    assert decision.alarm
+    assert decision.flooded >= 20
+    assert [place.name for place in decision.context] == ["b"]
+    shifted = together(rows[decision.onset :])
+    found = explain(measure, shifted)
+    assert (found.kind, found.source) == ("source", "b")
+    assert "check that device first" in found.text

@@ -5,18 +5,25 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from monitoring.drift import log10_threshold, yardstick
-from monitoring.estimate import estimate, estimated
+from monitoring.estimate import RECORDED, estimate, estimated, measured
 from monitoring.journal import Journal
+from monitoring.reference import load
 from monitoring.risk import confidence_sequence, judged
 from monitoring.sensitivity import smallest
 from monitoring.watch import wake
 from monitoring.wealth import Wealth
+from pipeline.artifacts import STRESS, STRESS_TABLE, write_table
+from pipeline.errors import DataError
+from pipeline.registry import Registry
 from tests.monitored import START, World, answer, params_for_tests, promote, workspace_at
 from tests.test_drift import Stream, images_of, window_of
 from tests.test_watch import drifted, label
+
+ROOT = Path(__file__).parents[1]
 
 
 def sure(n: int, rng: np.random.Generator, doubt: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -45,6 +52,65 @@ def test_the_interval_holds_without_drift() -> None:
         found = estimated(known, right, unknown)
         inside += found.low <= 0.75 <= found.high  # the mean of beta(6, 2)
     assert inside >= 54
+
+
+def test_the_interval_reaches_as_far_as_the_estimate_was_off_on_corruptions() -> None:
+    """A network that stays sure while it grows wrong: the noise of the samples does not hold the truth, this does."""
+    rng = np.random.default_rng(2)
+    known, right = sure(300, rng)
+    blind = [(sure(96, rng)[0], rng.random(96) < 0.75 - 0.02 * step) for step in range(25)]
+    error = measured(known, right, blind[:-1])
+    assert error.corruptions == 24
+    assert 0.35 < error.over < 0.6
+    assert error.under < 0.2
+    unknown, truth = blind[-1]
+    bare, wide = estimated(known, right, unknown), estimated(known, right, unknown, error)
+    assert bare.accuracy == wide.accuracy
+    assert bare.low > truth.mean() + 0.2
+    assert wide.low <= truth.mean() + 0.1
+    assert wide.low == pytest.approx(wide.accuracy - error.over)
+    assert 0 <= wide.low <= bare.low <= bare.high <= wide.high <= 1
+    said = f"off on 24 corruptions of this champion's held-out images ({error.mean:.2f} on average)"
+    assert wide.words.endswith(said)
+    assert "guessed from the confidence" in wide.words
+    assert measured(known, right, blind[:10]) is RECORDED, "too few to be the worst of"
+
+
+def test_what_is_recorded_holds_the_recorded_cells() -> None:
+    recorded = json.loads((ROOT / "benchmarks/results/drift.json").read_text(encoding="utf-8"))
+    cells = recorded["details"]["estimates"]["cells"]
+    off = np.array([cell["estimated"] - cell["truth"] for cell in cells])
+    within = np.mean((off <= RECORDED.over) & (off >= -RECORDED.under))
+    assert within >= 0.94
+    assert np.abs(off).mean() == pytest.approx(RECORDED.mean, abs=0.01)
+    assert (
+        "recorded corruptions of other champions' images"
+        in estimated(*sure(50, np.random.default_rng(0)), np.full(20, 0.7), RECORDED).words
+    )
+
+
+def test_the_release_keeps_the_stress_test_and_the_watch_reads_its_champions_rows(tmp_path: Path) -> None:
+    workspace, world = workspace_at(tmp_path), World()
+    digest = promote(workspace, [world.shot() for _ in range(20)])
+    registry = Registry(workspace.registry)
+    assert load(registry, digest).corrupted == ()
+    rows = [
+        {"bundle": bundle, "image_id": str(n), "kind": kind, "name": name, "severity": severity,
+         "predicted": "pit", "confidence": 0.9, "correct": None if kind == "foreign" else n < hits}
+        for bundle, hits in ((digest, 3), ("0" * 64, 0))
+        for kind, name, severity in (
+            ("corruption", "clean", 0), ("corruption", "blur", 1), ("corruption", "jpeg", 5), ("foreign", "noise", 0)
+        )
+        for n in range(12)
+    ]  # fmt: skip
+    kept = registry.recipe_path(digest) / STRESS_TABLE
+    write_table(kept, pa.Table.from_pylist(rows, STRESS))
+    found = load(registry, digest).corrupted
+    assert [len(confidence) for confidence, _ in found] == [12, 12]
+    assert [int(right.sum()) for _, right in found] == [3, 3]
+    kept.write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"stress\.parquet"):
+        load(registry, digest)
 
 
 def test_without_labels_in_the_reference_nothing_is_estimated() -> None:

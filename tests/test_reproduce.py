@@ -15,6 +15,7 @@ from pipeline.__main__ import main
 from pipeline.artifacts import (
     PREDICTIONS,
     SPLIT,
+    STRESS_TABLE,
     Workspace,
     digest_file,
     read_json,
@@ -88,6 +89,7 @@ def workspace(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
     write_table(made / "split.parquet", split)
     write_table(made / "manifest.parquet", split.select(["image_id", "path"]))
     write_json(made / "metrics.json", METRICS)
+    (made / "stress.parquet").write_bytes(b"what the bundle said of corrupted images")
     (root / "dvc.yaml").write_text(PIPELINE.replace("{made}", str(made)))
     (root / "params.yaml").write_text("data: {sources: [{path: data/images, domain: line-a}]}\n")
     tiny_workspace.git(root, "add", "--all")
@@ -129,6 +131,7 @@ def test_the_same_bits_are_certified_as_such_whatever_the_clock_said(
     certificate = certify(workspace, found, fresh)
     assert certificate["outcome"] == BIT_EQUAL
     assert certificate["reproduced"] == found.digest
+    assert (found.folder / STRESS_TABLE).exists(), "the watch reads it"
     assert certificate["first_difference"] is None
     assert all(row["equal"] for row in certificate["artifacts"])
     assert certificate["metrics"] == {}

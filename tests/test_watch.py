@@ -76,6 +76,7 @@ def test_the_alarm_explains_itself_and_asks(tmp_path: Path) -> None:
     assert outcome.decision == "drift_open"
     assert not outcome.retrain
     assert "% poorer in contrast" in outcome.reason
+    assert "; all of these come from source 'line-b', of the other images " in outcome.reason
     assert outcome.episode is not None
     assert outcome.episode.champion == digest
     # Since the first dark image, to the second.
