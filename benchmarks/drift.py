@@ -55,14 +55,21 @@ def main() -> int:
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
-    parser.add_argument("--null", type=int, default=200, help="draws without drift, a set and n")
-    parser.add_argument("--each", type=int, default=5, help="draws with drift, a set and cell")
+    parser.add_argument("--null", type=int, default=100, help="draws without drift, a set and n")
+    parser.add_argument("--each", type=int, default=3, help="draws with drift, a set and cell")
     parser.add_argument(
-        "--goal", type=int, default=50, help="draws with noise, a set and share, for its goal"
+        "--slow", type=int, default=2, help="times the draws that slow contenders judge at least"
+    )
+    names = list(drift_batch.JUDGED)
+    parser.add_argument(
+        "--contenders", nargs="+", choices=names, default=names, metavar="NAME", help="beside ours"
+    )
+    parser.add_argument(
+        "--goal", type=int, default=40, help="draws with noise, a set and share, for its goal"
     )
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="severities")
-    parser.add_argument("--years", type=int, default=1000, help="years without drift, a set")
-    parser.add_argument("--runs", type=int, default=10, help="streams with drift, a set and shift")
+    parser.add_argument("--years", type=int, default=250, help="years without drift, a set")
+    parser.add_argument("--runs", type=int, default=5, help="streams with drift, a set and shift")
     parser.add_argument("--processes", type=int, default=2, help="at a time; default: 2")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -103,7 +110,8 @@ def _batch(stacks: Sequence[Stack], options: argparse.Namespace) -> dict[str, An
     draws = drift_draws.draws(stacks, cells, null=options.null, each=options.each)
     drift_draws.write(stacks, draws, options.work)
     print(f"{len(draws):,} draws", flush=True)
-    judged = drift_batch.judge(options.work, options.processes)
+    names = [drift_power.OURS, *(name for name in options.contenders if name != drift_power.OURS)]
+    judged = drift_batch.judge(options.work, options.processes, options.slow, names)
     return {"goal": _goal(stacks, options.goal), **drift_power.summary(draws, judged)}
 
 

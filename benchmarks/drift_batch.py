@@ -27,21 +27,23 @@ REQUIREMENTS = ROOT / "benchmarks/rivals/drift-requirements.txt"
 ALL = 10**9
 JUDGED = {
     OURS: (ALL, ALL),
-    "alibi ks": (ALL, ALL),
-    "alibi mmd": (ALL, ALL),
     "evidently distance": (ALL, ALL),
-    "evidently model": (200, 40),
-    "evidently mmd": (60, 12),
-    "evidently ratio": (60, 12),
-    "alibi mmd 1000": (60, 12),
-    "torchdrift mmd": (60, 12),
-    "frouros mmd": (60, 12),
+    "evidently mmd": (ALL, ALL),
+    "alibi mmd": (ALL, ALL),
+    "alibi ks": (200, 12),
+    "torchdrift mmd": (50, 4),
+    "alibi mmd 1000": (50, 4),
+    "evidently model": (50, 8),
+    "evidently ratio": (50, 4),
+    "frouros mmd": (50, 4),
 }
 """How many draws a contender judges, without drift by n, and with it by kind of shift and n: the slow ones few."""
+USUAL = tuple(name for name in JUDGED if name != "frouros mmd")
+"""Who races by default: frouros's permutations compute the kernel anew, which takes some ten seconds a draw."""
 
 
-def judge(work: Path, processes: int, names: Sequence[str] = tuple(JUDGED)) -> list[Judgement]:
-    """Let all contenders judge the recorded draws, so many at a time."""
+def judge(work: Path, processes: int, slow: int = 1, names: Sequence[str] = USUAL) -> list[Judgement]:
+    """Let contenders judge the recorded draws, so many at a time, and the slow ones ``slow`` times their share."""
     rivals = DRIFT_PYTHON.exists()
     if not rivals:
         print(f"{DRIFT_PYTHON} is missing: without the rivals; `make rivals` makes it", file=sys.stderr)
@@ -51,7 +53,7 @@ def judge(work: Path, processes: int, names: Sequence[str] = tuple(JUDGED)) -> l
         foreign = not name.startswith((OURS, "evidently"))
         if foreign and not rivals:
             return None
-        quiet, shifted = JUDGED[name]
+        quiet, shifted = (slow * count for count in JUDGED[name])
         module = "benchmarks.rivals.drift_run" if foreign else "benchmarks.drift_ours"
         python = str(DRIFT_PYTHON) if foreign else sys.executable
         command = ["-m", module, name, "--work", str(work), "--shifted", str(shifted), "--quiet", str(quiet)]

@@ -16,11 +16,12 @@ from sklearn.mixture import GaussianMixture
 
 from benchmarks.drift_draws import Stack
 from benchmarks.drift_images import CHANGED, KINDS, Measured
-from benchmarks.drift_ours import reference_of, window_of
+from benchmarks.drift_ours import reference_of
 from monitoring.direction import Direction
 from monitoring.drift import compared, log10_threshold, seen, yardstick
 from monitoring.evidence import BLOCK, FAMILIES, ODDS, Yardstick
 from monitoring.wealth import gains, prior
+from monitoring.window import Window
 from pipeline.intervals import wilson
 
 LEVEL = 0.05
@@ -78,8 +79,10 @@ class World:
         """n fresh images, a share of them moved."""
         which = rng.choice(COMPONENTS, n, p=self.mixture.weights_ / self.mixture.weights_.sum())
         roots = np.linalg.cholesky(self.mixture.covariances_)
-        noise = rng.standard_normal((n, roots.shape[1]))
-        points = self.mixture.means_[which] + np.einsum("nij,nj->ni", roots[which], noise)
+        points = rng.standard_normal((n, roots.shape[1]))
+        for component, root in enumerate(roots):
+            own = which == component
+            points[own] = self.mixture.means_[component] + points[own] @ root.T
         if move is not None:
             points[rng.random(n) < share] += move
         raw = points * self.spread + self.middle
@@ -93,6 +96,36 @@ class World:
             sizes=np.full((n, 2), 128),
             labels=np.zeros(n, dtype=int),
         )
+
+
+@dataclass(frozen=True)
+class Stream(Window):
+    """A window of made-up images as columns alone: a row for each of 8,760 takes longer than all that is asked of it."""
+
+    part: Measured
+
+    @classmethod
+    def of(cls, part: Measured, classes: tuple[str, ...]) -> "Stream":
+        return cls((), classes, part)
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        return self.part.embeddings
+
+    @property
+    def statistics(self) -> np.ndarray:
+        return self.part.statistics
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        return self.part.probabilities
+
+    @property
+    def labels(self) -> list[str]:
+        return [self.classes[index] for index in self.part.probabilities.argmax(axis=1)]
 
 
 def first_crossing(measure: Yardstick, happened: np.ndarray, chance: np.ndarray, bar: float) -> int | None:
@@ -143,13 +176,12 @@ class Year:
     def alarm(self, part: Measured) -> int | None:
         """How many images the product's evidence takes to alarm; None where it doesn't."""
         direction = Direction.of(self.measure)
-        return first_crossing(
-            self.measure, *seen(self.measure, direction, window_of(part, self.world.classes)), self.bar
-        )
+        stream = Stream.of(part, self.world.classes)
+        return first_crossing(self.measure, *seen(self.measure, direction, stream), self.bar)
 
     def called(self, part: Measured) -> bool:
         """Whether one look at a window, at a level of .05, calls it drift."""
-        window = window_of(part, self.world.classes)
+        window = Stream.of(part, self.world.classes)
         return min(compared(self.reference, window, 200, self.rng).adjusted.values()) <= LEVEL
 
 

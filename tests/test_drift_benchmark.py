@@ -10,7 +10,9 @@ from benchmarks.drift_batch import JUDGED, drawn_of, kept
 from benchmarks.drift_draws import Cell, Draw, Stack, cells, draws, write
 from benchmarks.drift_images import CHANGED, KINDS, LEVELS, Measured, Watched
 from benchmarks.drift_levelled import LEAST, Judgement
+from benchmarks.drift_ours import window_of as window_of_rows
 from benchmarks.drift_power import summary
+from benchmarks.drift_years import Stream as Columns
 from benchmarks.drift_years import first_crossing
 from monitoring.direction import Direction
 from monitoring.drift import log10_threshold, seen, yardstick
@@ -31,6 +33,14 @@ def test_a_year_at_once_is_the_products_evidence_image_by_image() -> None:
     assert first > 120
     assert first_crossing(measure, happened, chance, bar) == first
     assert first_crossing(measure, happened[:120], chance[:120], bar) is None
+
+
+def test_a_stream_of_columns_is_the_window_of_its_rows() -> None:
+    part = stack().all.take(np.arange(60))
+    stream, window = Columns.of(part, ("a", "b")), window_of_rows(part, ("a", "b"))
+    assert (len(stream), stream.labels) == (len(window), window.labels)
+    for column in ("embeddings", "statistics", "confidence"):
+        assert np.array_equal(getattr(stream, column), getattr(window, column)), column
 
 
 def stack() -> Stack:
