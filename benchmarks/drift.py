@@ -60,10 +60,10 @@ def main() -> int:
     parser.add_argument(
         "--slow", type=int, default=2, help="times the draws that slow contenders judge at least"
     )
-    names = list(drift_batch.JUDGED)
     parser.add_argument(
-        "--contenders", nargs="+", choices=names, default=names, metavar="NAME", help="beside ours"
-    )
+        "--contenders", nargs="+", choices=drift_batch.JUDGED, default=drift_batch.USUAL, metavar="NAME",
+        help=f"beside ours; default: {', '.join(drift_batch.USUAL[1:])}",
+    )  # fmt: skip
     parser.add_argument(
         "--goal", type=int, default=40, help="draws with noise, a set and share, for its goal"
     )

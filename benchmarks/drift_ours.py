@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,36 @@ def window_of(part: Measured, classes: tuple[str, ...], source: str = "camera") 
         ),
         classes,
     )
+
+
+@dataclass(frozen=True)
+class Columns(Window):
+    """A window of made-up images as columns alone: a row for each of 8,760 takes longer than all that is asked of it."""
+
+    part: Measured
+
+    @classmethod
+    def of(cls, part: Measured, classes: tuple[str, ...]) -> "Columns":
+        return cls((), classes, part)
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        return self.part.embeddings
+
+    @property
+    def statistics(self) -> np.ndarray:
+        return self.part.statistics
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        return self.part.probabilities
+
+    @property
+    def labels(self) -> list[str]:
+        return [self.classes[index] for index in self.part.probabilities.argmax(axis=1)]
 
 
 def domains_of(watched: Watched, rows: np.ndarray) -> tuple[str, ...]:

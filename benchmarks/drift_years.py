@@ -16,12 +16,11 @@ from sklearn.mixture import GaussianMixture
 
 from benchmarks.drift_draws import Stack
 from benchmarks.drift_images import CHANGED, KINDS, Measured
-from benchmarks.drift_ours import reference_of
+from benchmarks.drift_ours import Columns, reference_of
 from monitoring.direction import Direction
 from monitoring.drift import compared, log10_threshold, seen, yardstick
 from monitoring.evidence import BLOCK, FAMILIES, ODDS, Yardstick
 from monitoring.wealth import gains, prior
-from monitoring.window import Window
 from pipeline.intervals import wilson
 
 LEVEL = 0.05
@@ -98,36 +97,6 @@ class World:
         )
 
 
-@dataclass(frozen=True)
-class Stream(Window):
-    """A window of made-up images as columns alone: a row for each of 8,760 takes longer than all that is asked of it."""
-
-    part: Measured
-
-    @classmethod
-    def of(cls, part: Measured, classes: tuple[str, ...]) -> "Stream":
-        return cls((), classes, part)
-
-    def __len__(self) -> int:
-        return len(self.part)
-
-    @property
-    def embeddings(self) -> np.ndarray:
-        return self.part.embeddings
-
-    @property
-    def statistics(self) -> np.ndarray:
-        return self.part.statistics
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        return self.part.probabilities
-
-    @property
-    def labels(self) -> list[str]:
-        return [self.classes[index] for index in self.part.probabilities.argmax(axis=1)]
-
-
 def first_crossing(measure: Yardstick, happened: np.ndarray, chance: np.ndarray, bar: float) -> int | None:
     """How many images, rows of (n, events), it takes until the evidence is ``bar`` (natural logarithm).
 
@@ -176,12 +145,12 @@ class Year:
     def alarm(self, part: Measured) -> int | None:
         """How many images the product's evidence takes to alarm; None where it doesn't."""
         direction = Direction.of(self.measure)
-        stream = Stream.of(part, self.world.classes)
+        stream = Columns.of(part, self.world.classes)
         return first_crossing(self.measure, *seen(self.measure, direction, stream), self.bar)
 
     def called(self, part: Measured) -> bool:
         """Whether one look at a window, at a level of .05, calls it drift."""
-        window = Stream.of(part, self.world.classes)
+        window = Columns.of(part, self.world.classes)
         return min(compared(self.reference, window, 200, self.rng).adjusted.values()) <= LEVEL
 
 

@@ -10,9 +10,9 @@ from benchmarks.drift_batch import JUDGED, drawn_of, kept
 from benchmarks.drift_draws import Cell, Draw, Stack, cells, draws, write
 from benchmarks.drift_images import CHANGED, KINDS, LEVELS, Measured, Watched
 from benchmarks.drift_levelled import LEAST, Judgement
+from benchmarks.drift_ours import Columns
 from benchmarks.drift_ours import window_of as window_of_rows
 from benchmarks.drift_power import summary
-from benchmarks.drift_years import Stream as Columns
 from benchmarks.drift_years import first_crossing
 from monitoring.direction import Direction
 from monitoring.drift import log10_threshold, seen, yardstick
