@@ -39,7 +39,7 @@ JUDGED = {
 }
 """How many draws a contender judges, without drift by n, and with it by kind of shift and n: the slow ones few."""
 USUAL = tuple(name for name in JUDGED if name != "frouros mmd")
-"""Who races by default: frouros's permutations compute the kernel anew, which takes some ten seconds a draw."""
+"""Who races by default: frouros's permutations compute the kernel anew, which takes many seconds a draw."""
 
 
 def judge(work: Path, processes: int, slow: int = 1, names: Sequence[str] = USUAL) -> list[Judgement]:
