@@ -41,7 +41,7 @@ fire-drill: setup ## faults planted in a real run, and which gate refuses each: 
 soak: setup ## a simulated year of the loop, with shifts, kills and late labels, some ten minutes: reports/soak.html
 	$(VENV)/bin/python -m flows.soak
 
-bench: setup rivals ## ours beside timm's train.py and fastai, the gate's own error rates, and drift beside its detectors, some 90 minutes on two idle cores: benchmarks/README.md
+bench: setup rivals ## ours beside timm's train.py and fastai, the gate's own error rates, and drift beside its detectors, some 105 minutes on two idle cores: benchmarks/README.md
 	$(VENV)/bin/python -m benchmarks.ingest
 	$(VENV)/bin/python -m benchmarks.engine
 	$(VENV)/bin/python -m benchmarks.best_flags

@@ -18,9 +18,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks import drift_batch, drift_chart, drift_draws, drift_triage, drift_years
-from benchmarks.drift_draws import Stack
+from benchmarks import (
+    drift_batch,
+    drift_chart,
+    drift_draws,
+    drift_levelled,
+    drift_power,
+    drift_triage,
+    drift_years,
+)
+from benchmarks.drift_draws import SHARES, Cell, Draw, Stack
 from benchmarks.drift_images import SETS, WatchedSet, measured
+from benchmarks.drift_ours import visionloop
 from benchmarks.errors import ended
 from benchmarks.record import RESULTS, measuring
 from benchmarks.sets import ROOT
@@ -46,20 +55,32 @@ def main() -> int:
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
-    parser.add_argument("--null", type=int, default=200, help="draws without drift, a set and n")
-    parser.add_argument("--each", type=int, default=5, help="draws with drift, a set and cell")
+    parser.add_argument("--null", type=int, default=100, help="draws without drift, a set and n")
+    parser.add_argument("--each", type=int, default=3, help="draws with drift, a set and cell")
+    parser.add_argument(
+        "--slow", type=int, default=2, help="times the draws that slow contenders judge at least"
+    )
+    parser.add_argument(
+        "--contenders", nargs="+", choices=drift_batch.JUDGED, default=drift_batch.USUAL, metavar="NAME",
+        help=f"beside ours; default: {', '.join(drift_batch.USUAL[1:])}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--goal", type=int, default=40, help="draws with noise, a set and share, for its goal"
+    )
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="severities")
-    parser.add_argument("--years", type=int, default=1000, help="years without drift, a set")
-    parser.add_argument("--runs", type=int, default=10, help="streams with drift, a set and shift")
+    parser.add_argument("--years", type=int, default=250, help="years without drift, a set")
+    parser.add_argument("--runs", type=int, default=5, help="streams with drift, a set and shift")
+    parser.add_argument("--processes", type=int, default=2, help="at a time; default: 2")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     alpha = Watch().alpha
     with measuring("drift", what=WHAT, state="warm", timed=False, results=options.results) as result:
-        stacks = _each_set(options.work, partial(_stack, work=options.work))
+        each_set = partial(_each_set, options.processes)
+        stacks = each_set(partial(_stack, work=options.work))
         sections: dict[str, Callable[[], Any]] = {
             "batch": lambda: _batch(stacks, options),
-            "years": lambda: _years(options.work, options.years, alpha),
-            "delays": lambda: _each_set(options.work, partial(_delays, work=options.work, runs=options.runs, alpha=alpha)),
+            "years": lambda: _years(each_set(partial(_quiet, work=options.work, years=options.years, alpha=alpha)), alpha),
+            "delays": lambda: each_set(partial(_delays, work=options.work, runs=options.runs, alpha=alpha)),
             "triage": lambda: drift_triage.confusion(stacks, options.work),
             "estimates": lambda: drift_triage.estimates(stacks),
         }  # fmt: skip
@@ -73,10 +94,10 @@ def main() -> int:
     return 0
 
 
-def _each_set(work: Path, one: Callable[[WatchedSet], Any]) -> list[Any]:
-    """``one`` of every set, two sets at a time, in processes of their own."""
+def _each_set(processes: int, one: Callable[[WatchedSet], Any]) -> list[Any]:
+    """``one`` of every set, so many sets at a time, in processes of their own."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         return list(pool.map(one, SETS))
 
 
@@ -89,12 +110,29 @@ def _batch(stacks: Sequence[Stack], options: argparse.Namespace) -> dict[str, An
     draws = drift_draws.draws(stacks, cells, null=options.null, each=options.each)
     drift_draws.write(stacks, draws, options.work)
     print(f"{len(draws):,} draws", flush=True)
-    return drift_batch.summary(draws, drift_batch.judge(options.work))
+    names = [drift_power.OURS, *(name for name in options.contenders if name != drift_power.OURS)]
+    judged = drift_batch.judge(options.work, options.processes, options.slow, names)
+    return {"goal": _goal(stacks, options.goal), **drift_power.summary(draws, judged)}
 
 
-def _years(work: Path, years: int, alpha: float) -> dict[str, Any]:
+def _goal(stacks: Sequence[Stack], each: int) -> dict[str, Any]:
+    """Our own decision on noise of severity 3 at n = 100, by share: more draws than a cell has."""
+    noisy = [Cell("gaussian_noise", 3, share, 100) for share in SHARES]
+    draws = drift_draws.draws(stacks, noisy, null=0, each=each)
+    own = {stack.watched.name: stack for stack in stacks}
+
+    def called(draw: Draw) -> bool:
+        return visionloop(own[draw.set], draw.reference, draw.window, draw.number)[1]
+
+    found = {}
+    for cell in noisy:
+        hits = [called(draw) for draw in draws if draw.cell == cell]
+        found[cell.name] = drift_levelled.Rate(sum(hits), len(hits)).to_dict()
+    return found
+
+
+def _years(counted: Sequence[dict[str, Any]], alpha: float) -> dict[str, Any]:
     """By set and over all sets; every year has a reference of its own."""
-    counted = _each_set(work, partial(_quiet, work=work, years=years, alpha=alpha))
     found: dict[str, Any] = {"alpha": alpha, "images_a_year": {"hourly": 8760, "weekly": 5200}}
     for pace in ("hourly", "weekly"):
         found[pace] = {

@@ -2,11 +2,12 @@
 
 A draw names rows of one stack of a set's measurements, so that a rival in another interpreter reads the same
 numbers: <work>/<set>-stack.npz (embeddings, probabilities, statistics) and <work>/draws.npz (set, reference,
-window padded with -1). The reference and the window share no image.
+window padded with -1, rank). The reference and the window share no image. A slow contender judges the first few
+of each pool of cells, so that they are spread over the sets and cells and every faster one has judged them, too.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,11 @@ class Cell:
     def name(self) -> str:
         return f"{self.shift}-{self.level} {self.share:.0%} n={self.n}"
 
+    @property
+    def pool(self) -> tuple[str, int]:
+        """The kind of shift and n, whatever the level, the share and the set."""
+        return self.shift, self.n
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -40,6 +46,7 @@ class Draw:
     cell: Cell
     reference: np.ndarray  # rows of the set's stack
     window: np.ndarray
+    rank: int = 0  # its place in the cell's pool
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,23 @@ def draws(
         for cell in wanted:
             reference, window = _draw(stack, cell, rng)
             found.append(Draw(len(found), stack.watched.name, cell, reference, window))
-    return found
+    return _ranked(found)
+
+
+def _ranked(found: Sequence[Draw]) -> list[Draw]:
+    """With places in their pools: the first draw of each set and cell before the second of any, else by lot."""
+    lots = np.random.default_rng(SEED).random(len(found))
+    repeats: dict[tuple[str, Cell], int] = {}
+    turns: list[int] = []
+    for draw in found:
+        repeats[draw.set, draw.cell] = repeats.get((draw.set, draw.cell), -1) + 1
+        turns.append(repeats[draw.set, draw.cell])
+    places: dict[tuple[str, int], int] = {}
+    ranks = [0] * len(found)
+    for index in sorted(range(len(found)), key=lambda at: (turns[at], lots[at])):
+        pool = found[index].cell.pool
+        ranks[index] = places[pool] = places.get(pool, -1) + 1
+    return [replace(draw, rank=rank) for draw, rank in zip(found, ranks, strict=True)]
 
 
 def _draw(stack: Stack, cell: Cell, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -133,6 +156,7 @@ def write(stacks: Sequence[Stack], found: Sequence[Draw], work: Path) -> None:
         reference=_padded([draw.reference for draw in found]),
         window=_padded([draw.window for draw in found]),
         quiet=np.array([draw.cell.shift == "none" for draw in found]),
+        rank=np.array([draw.rank for draw in found]),
     )
 
 
@@ -143,10 +167,10 @@ def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
     return out
 
 
-def read(work: Path, every: int, quiet_every: int) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
-    """(number, set, reference's rows, window's rows) of each so many-th draw with drift, and without."""
+def read(work: Path, shifted: int, quiet: int) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
+    """(number, set, reference's rows, window's rows) of so many draws of each pool with drift, and without."""
     with np.load(work / "draws.npz") as stored:
-        columns = [stored[name] for name in ("set", "reference", "window", "quiet")]
-    for number, (name, reference, window, quiet) in enumerate(zip(*columns, strict=True)):
-        if number % (quiet_every if quiet else every) == 0:
+        columns = [stored[name] for name in ("set", "reference", "window", "quiet", "rank")]
+    for number, (name, reference, window, still, rank) in enumerate(zip(*columns, strict=True)):
+        if rank < (quiet if still else shifted):
             yield number, str(name), reference[reference >= 0], window[window >= 0]

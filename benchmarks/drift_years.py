@@ -16,7 +16,7 @@ from sklearn.mixture import GaussianMixture
 
 from benchmarks.drift_draws import Stack
 from benchmarks.drift_images import CHANGED, KINDS, Measured
-from benchmarks.drift_ours import reference_of, window_of
+from benchmarks.drift_ours import Columns, reference_of
 from monitoring.direction import Direction
 from monitoring.drift import compared, log10_threshold, seen, yardstick
 from monitoring.evidence import BLOCK, FAMILIES, ODDS, Yardstick
@@ -78,8 +78,10 @@ class World:
         """n fresh images, a share of them moved."""
         which = rng.choice(COMPONENTS, n, p=self.mixture.weights_ / self.mixture.weights_.sum())
         roots = np.linalg.cholesky(self.mixture.covariances_)
-        noise = rng.standard_normal((n, roots.shape[1]))
-        points = self.mixture.means_[which] + np.einsum("nij,nj->ni", roots[which], noise)
+        points = rng.standard_normal((n, roots.shape[1]))
+        for component, root in enumerate(roots):
+            own = which == component
+            points[own] = self.mixture.means_[component] + points[own] @ root.T
         if move is not None:
             points[rng.random(n) < share] += move
         raw = points * self.spread + self.middle
@@ -108,7 +110,7 @@ def first_crossing(measure: Yardstick, happened: np.ndarray, chance: np.ndarray,
     total = np.zeros(n)
     for index, event in enumerate(measure.events):
         share = 1.0 / (len(FAMILIES) * families.count(event.family) * len(ODDS))
-        for log_gains in gains(happened[:, index], chance[:, index]).T:
+        for log_gains in _gains(happened[:, index], chance[:, index]).T:
             path = np.cumsum(log_gains)
             starts = np.concatenate([[0.0], path])[:-1][::BLOCK]  # before the first image of each block
             stakes = np.logaddexp.accumulate(np.log(weights) - starts)
@@ -116,6 +118,14 @@ def first_crossing(measure: Yardstick, happened: np.ndarray, chance: np.ndarray,
             total += share * (rest + np.exp(np.minimum(path + np.repeat(stakes, BLOCK)[:n], 600.0)))
     crossed = np.flatnonzero(np.log(total) >= bar)
     return int(crossed[0]) + 1 if len(crossed) else None
+
+
+def _gains(happened: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """(n, bets) of one event; where its chance never changes there are but two values of each bet."""
+    if np.any(chance != chance[0]):
+        return gains(happened, chance)
+    won, lost = gains(np.array([True, False]), chance[[0, 0]])
+    return np.where(happened[:, None], won, lost)
 
 
 @dataclass
@@ -135,13 +145,12 @@ class Year:
     def alarm(self, part: Measured) -> int | None:
         """How many images the product's evidence takes to alarm; None where it doesn't."""
         direction = Direction.of(self.measure)
-        return first_crossing(
-            self.measure, *seen(self.measure, direction, window_of(part, self.world.classes)), self.bar
-        )
+        stream = Columns.of(part, self.world.classes)
+        return first_crossing(self.measure, *seen(self.measure, direction, stream), self.bar)
 
     def called(self, part: Measured) -> bool:
         """Whether one look at a window, at a level of .05, calls it drift."""
-        window = window_of(part, self.world.classes)
+        window = Columns.of(part, self.world.classes)
         return min(compared(self.reference, window, 200, self.rng).adjusted.values()) <= LEVEL
 
 

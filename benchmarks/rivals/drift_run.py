@@ -91,8 +91,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rivals.drift_run")
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--every", type=int, default=1, help="judge only each so many-th draw with drift")
-    parser.add_argument("--quiet-every", type=int, default=1, help="and each so many-th without")
+    parser.add_argument("--shifted", type=int, default=10**9, help="judge so many draws of a pool with drift")
+    parser.add_argument("--quiet", type=int, default=10**9, help="and so many of a pool without")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # a line a detector about the missing GPU
@@ -102,10 +102,11 @@ def main() -> int:
     draws = np.load(options.work / "draws.npz")
     stacks = {name: _stack(options.work / f"{name}-stack.npz") for name in np.unique(draws["set"])}
     judge = CONTENDERS[options.contender]()
-    names, references, windows, quiet = (draws[key] for key in ("set", "reference", "window", "quiet"))
+    columns = (draws[key] for key in ("set", "reference", "window", "quiet", "rank"))
+    names, references, windows, quiet, ranks = columns
     started, scores = time.process_time(), {}
     for number in range(len(names)):
-        if number % (options.quiet_every if quiet[number] else options.every):
+        if ranks[number] >= (options.quiet if quiet[number] else options.shifted):
             continue
         np.random.seed(number)
         torch.manual_seed(number)
