@@ -30,7 +30,8 @@ def architecture(ours: dict[str, Any], theirs: dict[str, Any]) -> Check:
         for name in sorted(built[0].keys() | built[1].keys())
         if built[0].get(name) != built[1].get(name)
     ]
-    return _check(differing, "the champion's weights, in a network built as the champion's is")
+    compared = len(built[0].keys() | built[1].keys())
+    return _check(differing, "the champion's weights, in a network built as the champion's is", compared)
 
 
 def _built(info: dict[str, Any]) -> dict[str, Any]:
@@ -42,13 +43,16 @@ def _shown(value: object) -> str:
     return "not set" if value is None else repr(value)
 
 
-def _check(differing: list[str], fine: str) -> Check:
+def _check(differing: list[str], fine: str, compared: int = 0) -> Check:
     return Check(
         "architecture",
         "unknown" if differing else "pass",
+        float(len(differing)),
+        bound=0.0,
+        support=compared,
         kind="evidence",
         would_flip="the model arguments that belong to these weights (model_args in their config.json, model.backbone), or a "
         'person who knows that the champion had the wrong ones: `python -m flows.release --approve "<why>"`'
-        if differing else None,
+        if differing else "any other argument",
         detail=f"the same weights as the champion's in another network: {'; '.join(differing)}" if differing else fine,
     )  # fmt: skip

@@ -23,7 +23,7 @@ Kind = Literal["integrity", "evidence", "absolute", "slice", "comparison", "robu
 # Checks, by the first part of their name, whose bound is an upper one.
 AT_MOST = {
     "ece", "nll", "gap", "size", "memory", "cold_start", "latency", "slowdown", "peeks", "relabelled", "classes", "lineage",
-    "integrity_data", "integrity_parity", "integrity_drop_int8", "integrity_calibration", "integrity_lineage",
+    "architecture", "integrity_data", "integrity_parity", "integrity_drop_int8", "integrity_calibration", "integrity_lineage",
     "integrity_leak", "integrity_test_images",
 }  # fmt: skip
 FEWEST_GROUPS = 5  # independent groups under which a test set says nothing, however many images it has
@@ -33,7 +33,12 @@ ABSOLUTE_LEVEL = (
 CLASS_LEVEL = 0.05  # chance of rejecting for any class, where every class truly meets the bound
 SLICE_LEVEL = 0.02  # and for any slice
 # What support counts where that is no images, by the check's name or kind.
-UNITS = {"performance": "measurements", "classes": "classes", "integrity_data": "expectations"}
+UNITS = {
+    "performance": "measurements",
+    "classes": "classes",
+    "architecture": "arguments",
+    "integrity_data": "expectations",
+}
 
 
 @dataclass(frozen=True)
