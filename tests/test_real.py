@@ -73,7 +73,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, real_data: RealData) -> Che
         {
             "data": {"sources": [{"path": str(folder), "domain": "photo"}], "group_pattern": None},
             "model": weights(real_data) | {"image_size": 96},
-            "train": {"epochs": 3, "compile": "off"},
+            "train": {"epochs": 1, "compile": "off"},
         }
     )
     for verb in ("scan photo", "ingest", "validate", "split", "balance"):
@@ -113,7 +113,7 @@ def test_each_strategy_learns_photos_and_answers_in_the_service(
         engine.close()
     accuracy = sum(label == row["label"] for label, row in zip(told, rows, strict=True)) / len(rows)
     print(strategy, info["strategy"], len(rows), accuracy)
-    assert accuracy >= 0.8  # 7 classes; 0.95 and less in few epochs at 96 px
+    assert accuracy >= 0.8  # 7 classes; 0.95 and less in an epoch at 96 px
 
 
 @contextmanager
