@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from pipeline.edges import border, corners
@@ -81,7 +82,7 @@ def _examined(chunks: list[list[str]], data: Data, workers: int) -> Iterator[lis
     # Not fork: the progress bar and pyarrow have threads, whose locks a forked child would inherit held.
     context = get_context("forkserver")
     context.set_forkserver_preload(["pipeline.examine"])
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
         try:
             yield from pool.map(_examine_chunk, chunks, limits)
         except BrokenProcessPool as error:
@@ -91,8 +92,12 @@ def _examined(chunks: list[list[str]], data: Data, workers: int) -> Iterator[lis
             ) from error
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+def _begin() -> None:
+    """A worker is one thread: each with a pool of its own for small products spent four fifths of its time waiting.
+
+    And it ends with its parent: where that was killed it would wait for work for ever.
+    """
+    threadpool_limits(1)
     parent = parent_process()
     if parent is not None:
         sentinel = parent.sentinel

@@ -1,10 +1,12 @@
 """Real workspaces and real commands for the tests that need them."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,25 @@ def checkout(tmp_path: Path) -> Checkout:
 
     copy_checkout(ROOT, tmp_path / "workspace")
     return Checkout(tmp_path / "workspace")
+
+
+@pytest.fixture
+def mount_point() -> Iterator[Path]:
+    """An empty folder outside of pytest's own: what a killed session leaves mounted must not fail the next one's clean-up."""
+    place = Path(tempfile.mkdtemp(prefix="visionloop-"))
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def small_disk(mount_point: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(mount_point)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small tmpfs can't be mounted here: {mounted.stderr.strip()}")
+    yield mount_point
+    subprocess.run(["umount", str(mount_point)], check=True)
 
 
 @pytest.fixture(scope="session")

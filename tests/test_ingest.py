@@ -433,3 +433,18 @@ def test_what_was_remembered_is_forgotten_with_other_limits_and_where_it_is_dama
         file.write_bytes(b"damaged")
     assert ingest(workspace) == before
     assert "new or changed" not in capsys.readouterr().out
+
+
+def test_a_worker_is_one_thread() -> None:
+    """Each with a thread pool of its own waited for the others' cores: a fifth of the images a second."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    from threadpoolctl import threadpool_info
+
+    from pipeline.examine import _begin
+
+    with ProcessPoolExecutor(1, mp_context=get_context("forkserver"), initializer=_begin) as pool:
+        libraries = pool.submit(threadpool_info).result()
+    assert libraries, "numpy brings one"
+    assert {library["num_threads"] for library in libraries} == {1}

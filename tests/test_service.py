@@ -124,18 +124,6 @@ def test_a_port_in_use_is_one_clear_sentence(service: LiveService, workspace: Wo
     assert "Traceback" not in done.stderr
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(place)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small tmpfs can't be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
 def test_a_full_disk_is_503_and_heals_and_a_token_is_asked_for(tmp_path: Path, small_disk: Path) -> None:
     workspace = make_workspace(tmp_path / "w")
     secret = {"Authorization": "Bearer s3cret"}

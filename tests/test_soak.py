@@ -142,8 +142,8 @@ class Stand(Stage):
 
 
 @pytest.fixture
-def year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Year]:
-    disk = Disk(tmp_path / "home")
+def year(tmp_path: Path, mount_point: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Year]:
+    disk = Disk(mount_point / "home")
     disk.mount()
     workspace = Workspace(workspace_at(tmp_path / "workspace").root, disk.place)
     workspace.params.write_text(
