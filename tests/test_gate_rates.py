@@ -140,6 +140,7 @@ def test_the_recorded_rates_meet_their_goals_and_name_what_does_not(tmp_path: Pa
     missed = [row for row in details["coverage"] if not row["met"]]
     assert len(details["missed"]) == len(missed)
     field = [row for row in details["coverage"] if row["field"]]
-    assert sum(row["met"] for row in field) >= 0.95 * len(field)
+    assert all(row["share"] >= 0.93 for row in field), "none claims more than it knows"
+    assert sum(row["met"] for row in field) >= 0.93 * len(field), "and few hold the truth too often"
     gate_chart.draw(tmp_path / "gate.png", details)
     assert (tmp_path / "gate.png").read_bytes()[:4] == b"\x89PNG"
