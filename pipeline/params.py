@@ -144,6 +144,7 @@ class Train:
     unfreeze: float | None = None
     views: int | None = None
     head: Literal["auto", "logistic", "ridge"] = "auto"
+    features: Literal["last", "stages", "auto"] = "last"
     augment: Literal["none", "crop", "trivial", "rand"] = "crop"
     mix: float = 0.0
     label_smoothing: float = 0.0

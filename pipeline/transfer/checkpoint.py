@@ -25,7 +25,12 @@ def save_checkpoint(folder: Path, classifier: Classifier, info: dict[str, Any]) 
         save_file(state, fresh / "model.safetensors")
         write_json(
             fresh / "checkpoint.json",
-            info | {"width": classifier.head.in_features, "sha256": digest_file(fresh / "model.safetensors")},
+            info
+            | {
+                "width": classifier.head.in_features,
+                "stages": classifier.stages,
+                "sha256": digest_file(fresh / "model.safetensors"),
+            },
         )
 
 
@@ -56,7 +61,7 @@ def load_checkpoint(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     info = read_checkpoint(folder)
     try:
         backbone = build(info["backbone"], info["backbone_kwargs"])
-        classifier = Classifier(backbone, info["width"], len(info["classes"]))
+        classifier = Classifier(backbone, info["width"], len(info["classes"]), info["stages"])
         classifier.load_state_dict(load_file(folder / "model.safetensors"))
     except (ParamsError, SafetensorError, RuntimeError, KeyError) as error:
         raise IntegrityError(f"{folder} can't be loaded ({error}): {AGAIN}") from error

@@ -6,22 +6,34 @@ import torch
 from torch import nn
 
 from pipeline.backbone import features
+from pipeline.transfer.stages import EveryStage, Standardised
 
 __all__ = ["Classifier"]
 
 
 class Classifier(nn.Module):
-    """Images [n, 3, H, W] to logits [n, classes] and the pooled features [n, width] that they come from."""
+    """Images [n, 3, H, W] to logits [n, classes] and the pooled features [n, width] that they come from.
 
-    def __init__(self, backbone: nn.Module, width: int, classes: int) -> None:
+    Args:
+        stages: the features of these stages count, too, and all are standardised (see stages.py); None: the last alone.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, width: int, classes: int, stages: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(width, classes)
+        self.stages = None if stages is None else tuple(stages)
+        self.standard = Standardised(width) if stages is not None else None
         self.still: list[nn.Module] = []
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # Its own shape, but with the width as a constant: the exporter loses sight of it in attention pooling.
-        embedding = features(self.backbone, pixels).reshape(-1, self.head.in_features)
+        if self.stages is None or self.standard is None:
+            embedding = features(self.backbone, pixels).reshape(-1, self.head.in_features)
+        else:
+            embedding = self.standard(EveryStage(self.backbone, self.stages)(pixels))
         return self.head(embedding), embedding
 
     def keep_still(self, modules: Sequence[nn.Module]) -> None:

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import prune
 
-from pipeline.backbone import build, features
+from pipeline.backbone import build
 from pipeline.bundle import NETWORKS, Bundle, open_session
 from pipeline.params import Bundle as Limits
 from pipeline.transfer.classifier import Classifier
@@ -49,14 +49,14 @@ class Images:
 
 
 class Projected(nn.Module):
-    """A backbone whose embedding is projected before the head; images to (logits, the shorter embedding)."""
+    """A network whose embedding is projected before a head of its own; images to (logits, the shorter embedding)."""
 
-    def __init__(self, backbone: nn.Module, projection: nn.Linear, head: nn.Linear) -> None:
+    def __init__(self, network: Classifier, projection: nn.Linear, head: nn.Linear) -> None:
         super().__init__()
-        self.backbone, self.projection, self.head = backbone, projection, head
+        self.network, self.projection, self.head = network, projection, head
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        embedding = self.projection(features(self.backbone, pixels))
+        embedding = self.projection(self.network(pixels)[1])
         return self.head(embedding), embedding
 
 
@@ -64,7 +64,10 @@ def shipped(bundle: Bundle) -> Classifier:
     """The float32 network of a bundle, in torch."""
     info = bundle.info
     classifier = Classifier(
-        build(info["backbone"], info["backbone_kwargs"]), int(info["embedding_size"]), len(bundle.classes)
+        build(info["backbone"], info["backbone_kwargs"]),
+        int(info["embedding_size"]),
+        len(bundle.classes),
+        info.get("stages"),
     )
     classifier.load_state_dict(load_file(bundle.path / "model.safetensors"))
     return classifier.eval()
@@ -103,7 +106,7 @@ def variants(
     embedding = bundle.predict(train.pixels).embedding
     for size, (weight, bias) in _projections(embedding).items():
         network = Projected(
-            classifier.backbone, nn.Linear(weight.shape[1], size), nn.Linear(size, len(bundle.classes))
+            classifier, nn.Linear(weight.shape[1], size), nn.Linear(size, len(bundle.classes))
         )
         _set(network.projection, (weight, bias))
         _set(network.head, fitted(embedding @ weight.T + bias))

@@ -17,6 +17,7 @@ from pipeline.backbone import features
 from pipeline.errors import ParamsError
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.freeze import layer_of
+from pipeline.transfer.stages import EveryStage
 
 __all__ = ["Pooled", "Upper", "cut", "whole"]
 
@@ -79,13 +80,13 @@ def cut(classifier: Classifier, boundary: int) -> tuple[fx.GraphModule, Upper, s
     return halves[0], Upper(halves[1], classifier.head), name
 
 
-def whole(backbone: nn.Module) -> fx.GraphModule:
+def whole(root: Pooled | EveryStage) -> fx.GraphModule:
     """All of a backbone as a graph, pixels to pooled features.
 
     Raises:
         ParamsError: the architecture can't be traced.
     """
-    root = Pooled(backbone).eval()
+    root.eval()
     return fx.GraphModule(root, _traced(root))
 
 

@@ -23,6 +23,7 @@ from pipeline.transfer import distributed
 from pipeline.transfer.augment import augmented, draws, standardised
 from pipeline.transfer.cut import Pooled, whole
 from pipeline.transfer.folding import folded
+from pipeline.transfer.stages import EveryStage, Taps
 from pipeline.transforms import Preprocessing
 
 __all__ = [
@@ -52,17 +53,22 @@ def cached_features(
     *,
     view: str = "plain",
     device: str = "cpu",
+    taps: Taps | None = None,
 ) -> np.ndarray:
     """float32 [n, width] pooled features of uint8 [n, H, W, 3] views; only images new to the store are run.
+
+    Args:
+        taps: the features of these stages, too, before the last.
 
     Raises:
         WeightsError: the network answers an image with NaN or infinity.
     """
+    place = "features" if taps is None else f"features of stages {taps.indices}"
     return _cached(
         workspace, backbone, image_ids,
-        network=lambda: _whole(backbone.module),
+        network=lambda: _whole(backbone.module, taps),
         inputs=_pixels(views, image_ids, view, backbone.preprocessing),
-        place="features", shape=(backbone.width,), view=view, device=device,
+        place=place, shape=(taps.width if taps else backbone.width,), view=view, device=device,
     )  # fmt: skip
 
 
@@ -162,12 +168,13 @@ def _laid_out(values: torch.Tensor) -> torch.Tensor:
     return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
 
 
-def _whole(backbone: nn.Module) -> nn.Module:
+def _whole(backbone: nn.Module, taps: Taps | None) -> nn.Module:
     """Pixels to pooled features: a copy, since it moves to the device in a layout of its own."""
+    root = Pooled(backbone) if taps is None else EveryStage(backbone, taps.indices)
     try:
-        return folded(whole(backbone))
+        return folded(whole(root))
     except ParamsError:  # can't be traced, as some transformers: nothing to fold in those
-        return Pooled(copy.deepcopy(backbone))
+        return copy.deepcopy(root)
 
 
 def _pixels(

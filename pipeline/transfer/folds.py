@@ -17,7 +17,7 @@ from pipeline.transfer.calibration import fit_temperature
 from pipeline.transfer.confidence import RESAMPLES, prediction_table
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.imbalance import Plan
-from pipeline.transfer.linear import stored_features
+from pipeline.transfer.linear import probe_logits
 from pipeline.transfer.stratify import stratified_folds
 from pipeline.transfer.task import Candidate, Data, Task
 from pipeline.transfer.tuning import logits_of
@@ -79,9 +79,7 @@ def cross_validate(task: Task, strategy: str, train: Callable[[Task], Candidate]
 def _answers(task: Task, kept: Candidate, rows: np.ndarray) -> np.ndarray:
     """[len(rows), classes] logits of a network for the task's images; a probe's are its head on cached features."""
     if kept.strategy == "probe":
-        weight, bias = kept.head
-        answers: np.ndarray = stored_features(task)[0][rows] @ weight.T + bias
-        return answers
+        return probe_logits(task, kept, rows)
     return logits_of(
         kept.classifier, PixelFeed(task.pixels, task.backbone.preprocessing, seed=task.seed), rows
     )

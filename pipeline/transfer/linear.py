@@ -1,18 +1,21 @@
 """The probe as a strategy: a linear head on cached frozen features, in a network that gives its logits."""
 
 import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.errors import ParamsError
 from pipeline.transfer.boundary import Halves, activations, planned_halves
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.examples import Examples
 from pipeline.transfer.features import cached_features, features_above, kinds
 from pipeline.transfer.prior import scaled
-from pipeline.transfer.probe import fit_probe
+from pipeline.transfer.probe import Head, fit_probe
+from pipeline.transfer.stages import Standardised, Taps, every_stage
 from pipeline.transfer.task import Candidate, Task, figures
 
-__all__ = ["probe", "stored_features", "training_examples"]
+__all__ = ["probe", "probe_logits", "stored_features", "training_examples"]
 
 VIEWS = 2  # stored of each training image, where params.yaml asks for no other number
 
@@ -59,16 +62,114 @@ def training_examples(task: Task, plain: np.ndarray, varied: list[np.ndarray]) -
     return Examples(features, labels, plan.probe_weights, plan.log_prior, prior)
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """A head, and the features that it sees of all images."""
+
+    head: Head
+    plain: np.ndarray  # [n, width]
+    views: int
+    taps: Taps | None = None
+    standard: Standardised | None = None
+
+    @property
+    def loss(self) -> float:
+        """Log loss on held-out folds in nats; infinite where there were none."""
+        return min(self.head.search.values(), default=float("inf"))
+
+
 def probe(task: Task) -> Candidate:
-    """Fit the head; what it says of the validation images, and how it came to be."""
+    """Fit the head; what it says of the validation images, and how it came to be.
+
+    Raises:
+        ParamsError: ``train.features`` is stages, and the network has none or a prior pulls at the last.
+    """
     started = time.perf_counter()
-    data, plan, backbone = task.data, task.plan, task.backbone
-    first, count = data.trained, len(data.labels)
-    plain, varied = stored_features(task)
+    taps = _taps(task)
+    staged = None if taps is None else _staged(task, taps)
+    if staged is not None and planned_halves(task) is None:  # the last features are among them
+        width = task.backbone.width
+        plain, varied = staged[0][:, -width:], [view[:, -width:] for view in staged[1]]
+    else:
+        plain, varied = stored_features(task)
     extracted = time.perf_counter()
-    examples = training_examples(task, plain, varied)
-    head = fit_probe(examples, data.classes, groups=data.groups[:first], seed=task.seed, head=task.train.head)
-    logits = head.logits(plain)
+    last = kept = _fitted(task, plain, varied)
+    said = ""
+    if taps is not None and staged is not None:
+        kept, said = _preferred(task, last, _standardised(task, taps, *staged))
+    found = _candidate(task, kept, said)
+    found.last_head = last.head.weight, last.head.bias
+    found.seconds = {"features": extracted - started, "probe": time.perf_counter() - extracted}
+    seen = len(task.data.labels) + task.data.trained * (kept.views - 1)
+    found.images_per_second = seen / max(extracted - started, 1e-3)
+    return found
+
+
+def _taps(task: Task) -> Taps | None:
+    """The stages whose features count beside the last, or none."""
+    asked = task.train.features
+    if asked == "last" or (asked == "auto" and task.prior is not None):
+        return None
+    if task.prior is not None:
+        raise ParamsError(
+            "train.features is stages, but model.prior is a head on the last features alone: take one of them"
+        )
+    try:
+        return every_stage(task.backbone.module, task.backbone.preprocessing.image_size)
+    except ParamsError:
+        if asked == "stages":
+            raise
+        return None
+
+
+def _staged(task: Task, taps: Taps) -> tuple[np.ndarray, list[np.ndarray]]:
+    """As :func:`stored_features`, of every stage."""
+    found = [
+        cached_features(
+            task.workspace, task.backbone, task.pixels[: len(_shown(task, view))], _shown(task, view),
+            view=view, device=task.device, taps=taps,
+        )
+        for view in kinds(task.train.views or VIEWS)
+    ]  # fmt: skip
+    return found[0], found[1:]
+
+
+def _fitted(task: Task, plain: np.ndarray, varied: list[np.ndarray]) -> _Fitted:
+    data = task.data
+    head = fit_probe(
+        training_examples(task, plain, varied),
+        data.classes,
+        groups=data.groups[: data.trained],
+        seed=task.seed,
+        head=task.train.head,
+    )
+    return _Fitted(head, plain, len(varied) + 1)
+
+
+def _standardised(task: Task, taps: Taps, plain: np.ndarray, varied: list[np.ndarray]) -> _Fitted:
+    standard = Standardised(taps.width).fit(plain[: task.data.trained])
+    fitted = _fitted(task, standard.numbers(plain), [standard.numbers(view) for view in varied])
+    return replace(fitted, taps=taps, standard=standard)
+
+
+def _preferred(task: Task, last: _Fitted, staged: _Fitted) -> tuple[_Fitted, str]:
+    """By held-out log loss over the same folds, or as params.yaml says; and why, in a sentence."""
+    if task.train.features == "stages":
+        return staged, ""
+    kept = staged if staged.loss < last.loss else last
+    if not last.head.search:
+        return kept, " The classes are too small for folds, so the last stage's features are taken."
+    which = "every stage" if kept is staged else "the last stage alone"
+    return kept, (
+        f" Held-out log loss {staged.loss:.3f} with the features of every stage, {last.loss:.3f} with the last stage's: "
+        f"those of {which} are taken."
+    )
+
+
+def _candidate(task: Task, kept: _Fitted, said: str) -> Candidate:
+    data, plan, backbone, head = task.data, task.plan, task.backbone, kept.head
+    first, count = data.trained, len(data.labels)
+    logits = head.logits(kept.plain)
     losses = [
         float(calibrated_losses(logits[rows], data.labels[rows]).mean())
         for rows in (slice(first), slice(first, None))
@@ -80,12 +181,13 @@ def probe(task: Task) -> Candidate:
         else "by default: the classes are too small for folds"
     )
     strength = f"C = {head.strength:g}" if head.kind == "logistic" else f"penalty {head.strength:g}"
-    views = f"{len(varied) + 1} stored views of {first} images" if varied else f"{first} images"
+    views = f"{kept.views} stored views of {first} images" if kept.views > 1 else f"{first} images"
+    of = backbone.name if kept.taps is None else f"every stage of {backbone.name}"
     text = (
-        f"Probe: a {head.kind} head on the {backbone.width} frozen features of {backbone.name} "
+        f"Probe: a {head.kind} head on the {kept.plain.shape[1]} frozen features of {of} "
         f"({backbone.weights['source']} weights), fitted to {views}, {strength} ({origin}), sampling plan "
         f"{plan.name}. On {count - first} validation images its accuracy is {outcome['accuracy']:.3f} and its log loss "
-        f"{outcome['log_loss']:.3f}."
+        f"{outcome['log_loss']:.3f}.{said}"
     )
     if task.prior is not None:
         text += (
@@ -97,11 +199,21 @@ def probe(task: Task) -> Candidate:
         task.curves.log("probe", 0, train=losses[0], validation=losses[1])
     return Candidate(
         strategy="probe",
-        classifier=task.network((head.weight, head.bias)),
+        classifier=task.network((head.weight, head.bias), kept.taps, kept.standard),
         logits=logits[first:],
         report=text,
         curve=[(0, round(losses[0], 6), "train"), (0, round(losses[1], 6), "validation")],
-        seconds={"features": extracted - started, "probe": time.perf_counter() - extracted},
-        images_per_second=(count + first * len(varied)) / max(extracted - started, 1e-3),
         figures=outcome,
     )
+
+
+def probe_logits(task: Task, kept: Candidate, rows: np.ndarray) -> np.ndarray:
+    """[len(rows), classes] what a probe says of the task's images, from the stored features."""
+    layer, taps, standard = kept.classifier.head, kept.classifier.stages, kept.classifier.standard
+    weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    if taps is None or standard is None:
+        plain = stored_features(task)[0]
+    else:
+        plain = standard.numbers(_staged(task, Taps(taps, layer.in_features))[0])
+    answers: np.ndarray = plain[rows] @ weight.T + bias
+    return answers

@@ -14,6 +14,7 @@ from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.curve import LiveCurves
 from pipeline.transfer.imbalance import Plan
+from pipeline.transfer.stages import Standardised, Taps
 
 __all__ = ["Candidate", "Data", "Task", "figures", "select"]
 
@@ -56,15 +57,29 @@ class Task:
     curves: LiveCurves | None = None
     prior: np.ndarray | None = None  # [classes, width], a head from the class names alone; see prior.py
 
-    def network(self, head: tuple[np.ndarray, np.ndarray]) -> Classifier:
-        """A fresh copy of the backbone under a head (weight [classes, width], bias [classes]); in eval mode."""
+    def network(
+        self,
+        head: tuple[np.ndarray, np.ndarray],
+        taps: Taps | None = None,
+        standard: Standardised | None = None,
+    ) -> Classifier:
+        """A fresh copy of the backbone under a head (weight [classes, width], bias [classes]); in eval mode.
+
+        Args:
+            taps, standard: of a head that sees the features of every stage.
+        """
         import copy
 
         import torch
 
         classifier = Classifier(
-            copy.deepcopy(self.backbone.module).cpu(), self.backbone.width, len(self.data.classes)
+            copy.deepcopy(self.backbone.module).cpu(),
+            taps.width if taps else self.backbone.width,
+            len(self.data.classes),
+            taps.indices if taps else None,
         )
+        if classifier.standard is not None and standard is not None:
+            classifier.standard.load_state_dict(standard.state_dict())
         with torch.no_grad():
             classifier.head.weight.copy_(torch.from_numpy(head[0]))
             classifier.head.bias.copy_(torch.from_numpy(head[1]))
@@ -88,9 +103,13 @@ class Candidate:
         default_factory=dict
     )  # strategy → how it was computed, and the timings behind it
 
+    last_head: tuple[np.ndarray, np.ndarray] | None = None  # a probe's on the last stage's features alone
+
     @property
     def head(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weight [classes, width] and bias [classes]."""
+        """Weight [classes, width] and bias [classes] on the last stage's features: where fine-tuning starts."""
+        if self.last_head is not None:
+            return self.last_head
         layer = self.classifier.head
         return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
 
