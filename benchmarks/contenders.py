@@ -61,7 +61,8 @@ class Ours:
 
     @property
     def name(self) -> str:
-        return f"visionloop {self.strategy}"
+        features = self.train.get("features")
+        return f"visionloop {self.strategy}" + (f", features {features}" if features else "")
 
     def run(self, prepared: Prepared, views: np.ndarray, seed: int) -> Outcome:
         workspace = prepared.workspace

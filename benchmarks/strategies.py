@@ -5,7 +5,7 @@
 
 All strategies of a set and seed start from the same decoded views; seconds are of a strategy's own work, its
 probe included, in a warm process; ``scratch`` is the whole network from random weights within the same budget
-as the others. Peak memory is of the process during that work, less what it held before. On pacs3_photo each network
+as the others; ``stages`` is the probe on the features of every stage. Peak memory is of the process during that work, less what it held before. On pacs3_photo each network
 is also asked about paintings and sketches, which it has never seen. A negative transfer is a shipped network below its own probe on the test
 images by more than the paired 95 % interval. Each run is appended to the work folder's runs.jsonl, so that a
 measurement that was stopped goes on.
@@ -42,7 +42,7 @@ from pipeline.transfer.tuning import logits_of
 ELSEWHERE = {
     "pacs3_photo": ("pacs3", ("art_painting", "sketch"))
 }  # set → archive, and domains that nobody trains on
-STRATEGIES = ("scratch", "probe", "partial", "finetune", "progressive", "lora", "auto")
+STRATEGIES = ("scratch", "probe", "stages", "partial", "finetune", "progressive", "lora", "auto")
 COLUMNS = [
     "on",
     "strategy",
@@ -60,8 +60,10 @@ WHAT = (
 
 def run(task: Task, prepared: Prepared, strategy: str, seed: int, budget: float) -> dict[str, Any]:
     """Train by one strategy; what it answers on the test images, and what it took."""
-    named: Any = "finetune" if strategy == "scratch" else strategy
+    named: Any = {"scratch": "finetune", "stages": "probe"}.get(strategy, strategy)
     settings = replace(task.train, strategy=named, budget_seconds=budget)
+    if strategy == "stages":
+        settings = replace(settings, features="stages")
     if strategy == "scratch":
         model = Model(backbone=task.backbone.name, weights="none", image_size=prepared.image_size)
         task = replace(task, backbone=load(model, root=Path("/"), seed=seed))

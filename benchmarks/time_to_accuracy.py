@@ -1,6 +1,6 @@
 """From images to a network that answers: the seconds of the whole process, and how often it is right.
 
-    python -m benchmarks.time_to_accuracy                      # five sets, ours (auto, probe), timm, fastai
+    python -m benchmarks.time_to_accuracy                      # five sets, ours (auto, probe on auto features), timm, fastai
     python -m benchmarks.time_to_accuracy --sets pacs3_photo --epochs 1 --only timm
 
 Every run is cold: a new process, none of our caches. Ours is `train` and `bundle`, whose export and check
@@ -177,10 +177,10 @@ def described(run: Run) -> dict[str, Any]:
 
 
 def contenders(only: str | None, epochs: int, flags: Callable[[str], list[str]]) -> list[Contender]:
-    """Ours by both strategies and the rivals with their best flags, or one side alone."""
+    """Ours as it ships and by the probe alone, and the rivals with their best flags, or one side alone."""
     found: list[Contender] = []
     if only in (None, "ours"):
-        found += [Ours("auto"), Ours("probe")]
+        found += [Ours("auto"), Ours("probe", {"features": "auto"})]
     if only in (None, "timm"):
         found.append(Timm(timm_script(), epochs, flags(Timm.name)))
     if only in (None, "fastai"):
@@ -197,7 +197,7 @@ def _options() -> argparse.Namespace:
         "--seeds", nargs="+", type=int, default=[0], help="of the division and of all contenders"
     )
     parser.add_argument("--epochs", type=int, default=10, help="the rivals' (default: 10)")
-    parser.add_argument("--image-size", type=int, default=128, help="px (default: 128)")
+    parser.add_argument("--image-size", type=int, default=192, help="px (default: 192)")
     parser.add_argument("--windows", type=int, default=1, help="runs of each contender on each set and seed")
     parser.add_argument(
         "--only", choices=("ours", "timm", "fastai"), help="one side alone; nothing is recorded"

@@ -136,11 +136,9 @@ def _unbiased(kernel: np.ndarray, n: int) -> float:
 
 
 def _centred(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(n, d) and (m, d) -> (n + m, d) float32 around their common mean: distances lose no digits to an offset."""
+    """(n, d) and (m, d) -> (n + m, d) float32 around about their common mean: distances lose no digits to an offset."""
     n, m = len(x), len(y)
-    middle = ((x.sum(axis=0, dtype=np.float64) + y.sum(axis=0, dtype=np.float64)) / (n + m)).astype(
-        np.float32
-    )
+    middle = (x.sum(axis=0, dtype=np.float32) + y.sum(axis=0, dtype=np.float32)) / np.float32(n + m)
     points = np.empty((n + m, x.shape[1]), dtype=np.float32)
     np.subtract(x, middle, out=points[:n])
     np.subtract(y, middle, out=points[n:])
