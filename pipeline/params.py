@@ -387,12 +387,15 @@ class Params:
                 type or out of its bounds.
         """
         try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+            raw = yaml.load(path.read_text(encoding="utf-8"), _LOADER)  # noqa: S506 (both are safe)
         except FileNotFoundError as error:
             raise ParamsError(f"{path} is missing: run from the workspace's root") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ParamsError(f"{path} is not YAML: {error}") from error
         return typing.cast(Params, _build(cls, {} if raw is None else raw, ""))
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes 1 ms where Python's takes 20
 
 
 def _pattern(name: str, pattern: str | None) -> None:
