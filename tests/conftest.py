@@ -35,7 +35,7 @@ class Checkout:
             name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "BENTOML_"))
         } | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "VISIONLOOP_HOME": str(self.home)}
 
-    def run(self, *command: str, code: int = 0, timeout: float = 600) -> str:
+    def run(self, *command: str, code: int = 0, timeout: float = 900) -> str:
         """Run a command here and return all it printed; fails the test on another exit code."""
         done = subprocess.run(
             command, cwd=self.root, env=self.environment, timeout=timeout, check=False,

@@ -38,7 +38,7 @@ def means(snapshot: dict) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_each_window_is_a_run_and_labels_add_the_accuracy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +94,7 @@ def test_each_window_is_a_run_and_labels_add_the_accuracy(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_error_while_drawing_is_told_and_the_decision_stands(tmp_path: Path) -> None:
     workspace, world = workspace_at(tmp_path), World()
     digest = promote(workspace, [world.shot() for _ in range(120)])

@@ -22,7 +22,7 @@ from pipeline.params import Params
 from services.engine import Engine
 from tests.conftest import BIN, ROOT, Checkout
 
-pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(1500)]
 RealData = Callable[[str], Path]
 
 
@@ -48,7 +48,7 @@ def test_groceries_by_their_official_split(checkout: Checkout, real_data: RealDa
             "evaluate": {"stress_images": 24},
         }
     )
-    checkout.run("dvc", "repro", "gate", timeout=800)
+    checkout.run("dvc", "repro", "gate", timeout=1400)
     metrics = json.loads((checkout.root / "reports/metrics.json").read_text())
     print(json.dumps(metrics["test"] | {"per_class": "…"}))
     assert metrics["test"]["n"] == 526
@@ -168,7 +168,7 @@ def test_paintings_arrive_at_a_model_of_photos(checkout: Checkout, real_data: Re
             "gate": {"min_accuracy": 0.75, "min_macro_f1": 0.7, "min_class_recall": 0.3, "max_ece": 0.2},
         }
     )
-    checkout.run("dvc", "repro", "gate", timeout=800)
+    checkout.run("dvc", "repro", "gate", timeout=1400)
     photo = json.loads((checkout.root / "reports/metrics.json").read_text())["test"]
     checkout.run("python", "-m", "flows.release")
     paintings = images_of(domains / "art_painting")

@@ -132,7 +132,7 @@ def test_the_recipe_is_the_one_that_made_the_bundled_weights() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_bundled_backbone_beats_the_same_network_with_random_weights(tmp_path: Path) -> None:
     """Frozen features under one probe, on parts that nobody looked at: on both cameras, beyond the interval."""
     import timm

@@ -223,7 +223,7 @@ def test_a_shadow_without_images_ends_by_a_person_s_word(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_a_release_waits_for_the_shadow_and_the_client_sees_nothing_of_it(
     tmp_path: Path, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
