@@ -28,7 +28,14 @@ from tests import tiny_training
 
 pytestmark = pytest.mark.slow
 
-TUNE = {"strategy": "finetune", "epochs": 3, "batch_size": 16}
+TUNE = {
+    "strategy": "finetune",
+    "epochs": 3,
+    "batch_size": 16,
+    "precision": "float32",
+    "memory_format": "channels_last",
+    "compile": "off",
+}
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def load_checkpoint(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     info = read_checkpoint(folder)
     try:
         backbone = build(info["backbone"], info["backbone_kwargs"])
-        classifier = Classifier(backbone, info["width"], len(info["classes"]), info["stages"])
+        classifier = Classifier(backbone, info["width"], len(info["classes"]), info.get("stages"))
         classifier.load_state_dict(load_file(folder / "model.safetensors"))
     except (ParamsError, SafetensorError, RuntimeError, KeyError) as error:
         raise IntegrityError(f"{folder} can't be loaded ({error}): {AGAIN}") from error

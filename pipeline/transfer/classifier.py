@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pipeline.backbone import features
-from pipeline.transfer.stages import EveryStage, Standardised
+from pipeline.transfer.stages import Standardised, joined
 
 __all__ = ["Classifier"]
 
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
         if self.stages is None or self.standard is None:
             embedding = features(self.backbone, pixels).reshape(-1, self.head.in_features)
         else:
-            embedding = self.standard(EveryStage(self.backbone, self.stages)(pixels))
+            embedding = self.standard(joined(self.backbone, self.stages, pixels))
         return self.head(embedding), embedding
 
     def keep_still(self, modules: Sequence[nn.Module]) -> None:

@@ -25,7 +25,7 @@ def papers(workspace: Workspace, params: Params, checkpoint: dict[str, Any]) -> 
         "fingerprint": checkpoint["fingerprint"],
         "temperature": 1.0,
         "embedding_size": checkpoint["width"],
-        "stages": checkpoint["stages"],
+        "stages": checkpoint.get("stages"),
         "strategy": checkpoint["strategy"],
         "backbone": checkpoint["backbone"],
         "backbone_kwargs": checkpoint["backbone_kwargs"],

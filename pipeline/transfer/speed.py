@@ -112,9 +112,11 @@ def _measured(
         return Speed(
             flags, f"{words(flags)}: the batch does not fit into memory whole and was not timed", False
         )
-    if steps * warm < WORTH:
-        return Speed(flags, f"{words(flags)}: {steps} steps of {warm:.2g} s are not worth a measurement")
-    best, taken = flags, min(warm, _timed(step, flags, TIMED))
+    # A first step also allocates, and on a busy machine takes many times a later one's time.
+    taken = warm if steps * warm < WORTH else min(warm, _timed(step, flags, TIMED))
+    if steps * taken < WORTH:
+        return Speed(flags, f"{words(flags)}: {steps} steps of {taken:.2g} s are not worth a measurement")
+    best = flags
     said = [f"{words(flags)} {taken:.3g} s a step"]
     alternatives = []
     if train.precision == "auto" and not flags.bfloat16:

@@ -18,14 +18,14 @@ from torch import nn
 
 from pipeline.errors import ParamsError
 
-__all__ = ["EveryStage", "Standardised", "Taps", "every_stage"]
+__all__ = ["EveryStage", "Standardised", "Taps", "every_stage", "joined"]
 
 MOST = 6  # stages that are all taken
 QUARTERS = 4
 
 
 class EveryStage(nn.Module):
-    """A backbone: pixels [n, 3, H, W] to the pooled features of its stages, then its last, joined [n, width]."""
+    """:func:`joined` as a module, to be traced."""
 
     def __init__(self, backbone: nn.Module, indices: Sequence[int]) -> None:
         super().__init__()
@@ -33,9 +33,14 @@ class EveryStage(nn.Module):
         self.indices = tuple(indices)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        final, parts = self.backbone.forward_intermediates(pixels, indices=list(self.indices))  # type: ignore[operator]
-        last = self.backbone.forward_head(final, pre_logits=True)  # type: ignore[operator]
-        return torch.cat([*(part.mean((2, 3)) for part in parts), last.flatten(1)], 1)
+        return joined(self.backbone, self.indices, pixels)
+
+
+def joined(backbone: nn.Module, indices: Sequence[int], pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels [n, 3, H, W] to the pooled features of the stages ``indices``, then the last, [n, width]."""
+    final, parts = backbone.forward_intermediates(pixels, indices=list(indices))  # type: ignore[operator]
+    last = backbone.forward_head(final, pre_logits=True)  # type: ignore[operator]
+    return torch.cat([*(part.mean((2, 3)) for part in parts), last.flatten(1)], 1)
 
 
 class Standardised(nn.Module):
