@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.errors import ContenderError
 from benchmarks.judge import preprocessing
 from benchmarks.process import Watched, watch
-from benchmarks.sets import ROOT, Prepared, change_params, environment
+from benchmarks.sets import ROOT, Prepared, changed_params, environment
 from pipeline.artifacts import read_json
 from pipeline.bundle import Bundle
 
@@ -66,17 +66,18 @@ class Ours:
 
     def run(self, prepared: Prepared, views: np.ndarray, seed: int) -> Outcome:
         workspace = prepared.workspace
-        change_params(workspace, {"train": {**self.train, "strategy": self.strategy}}, seed=seed)
+        asked = {"train": {**self.train, "strategy": self.strategy}}
         for made in ("artifacts/checkpoint", "artifacts/bundle", "var"):  # features, views, resumable state
             shutil.rmtree(workspace / made, ignore_errors=True)
         watched: dict[str, Watched] = {}
         parts: dict[str, float] = {}
-        for verb in ("train", "bundle"):
-            report = workspace / f"artifacts/{verb}-seconds.json"
-            command = [sys.executable, "-m", "benchmarks.ours_run", verb, str(report)]
-            watched[verb] = watch(command, cwd=workspace, environment=environment(prepared))
-            parts[verb] = watched[verb].seconds
-            parts[f"{verb}_work"] = read_json(report)["seconds"]["work"]
+        with changed_params(workspace, asked, seed=seed):
+            for verb in ("train", "bundle"):
+                report = workspace / f"artifacts/{verb}-seconds.json"
+                command = [sys.executable, "-m", "benchmarks.ours_run", verb, str(report)]
+                watched[verb] = watch(command, cwd=workspace, environment=environment(prepared))
+                parts[verb] = watched[verb].seconds
+                parts[f"{verb}_work"] = read_json(report)["seconds"]["work"]
         bundle = Bundle.load(workspace / "artifacts/bundle")
         if bundle.preprocessing != preprocessing(prepared) or bundle.classes != prepared.classes:
             raise ContenderError(f"{prepared.name}: the bundle's preprocessing or classes are not the jury's")

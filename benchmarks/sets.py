@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,18 @@ def change_params(workspace: Path, sections: dict[str, dict[str, Any]], **scalar
     for section, values in sections.items():
         content[section] |= values
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+@contextmanager
+def changed_params(workspace: Path, sections: dict[str, dict[str, Any]], **scalars: Any) -> Iterator[None]:
+    """:func:`change_params` for a while: what one contender asks for is nothing to the next."""
+    path = workspace / "params.yaml"
+    before = path.read_bytes()
+    change_params(workspace, sections, **scalars)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
 
 
 def _params(prepared: Prepared, **sections: dict[str, Any]) -> None:

@@ -197,7 +197,7 @@ def _options() -> argparse.Namespace:
         "--seeds", nargs="+", type=int, default=[0], help="of the division and of all contenders"
     )
     parser.add_argument("--epochs", type=int, default=10, help="the rivals' (default: 10)")
-    parser.add_argument("--image-size", type=int, default=192, help="px (default: 192)")
+    parser.add_argument("--image-size", type=int, default=128, help="px (default: 128)")
     parser.add_argument("--windows", type=int, default=1, help="runs of each contender on each set and seed")
     parser.add_argument(
         "--only", choices=("ours", "timm", "fastai"), help="one side alone; nothing is recorded"

@@ -136,7 +136,7 @@ def _unbiased(kernel: np.ndarray, n: int) -> float:
 
 
 def _centred(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(n, d) and (m, d) -> (n + m, d) float32 around about their common mean: distances lose no digits to an offset."""
+    """(n, d) and (m, d) -> (n + m, d) float32 around some middle of both: distances lose no digits to an offset."""
     n, m = len(x), len(y)
     middle = (x.sum(axis=0, dtype=np.float32) + y.sum(axis=0, dtype=np.float32)) / np.float32(n + m)
     points = np.empty((n + m, x.shape[1]), dtype=np.float32)

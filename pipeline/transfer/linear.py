@@ -23,8 +23,14 @@ VIEWS = 2  # stored of each training image, where params.yaml asks for no other 
 def stored_features(task: Task) -> tuple[np.ndarray, list[np.ndarray]]:
     """[n, width] of all images as they are, and [trained, width] of the training images' further views.
 
-    Where partial fine-tuning follows, they are read off the activations that it needs anyway.
+    Where the features of every stage are asked for, they are the last of those; where partial fine-tuning follows, they
+    are read off the activations that it needs anyway.
     """
+    taps = _taps(task)
+    if taps is not None:
+        plain, varied = _staged(task, taps)
+        width = task.backbone.width
+        return plain[:, -width:], [view[:, -width:] for view in varied]
     names = kinds(task.train.views or VIEWS)
     halves = planned_halves(task)
     if halves is None or halves.views < len(names):
@@ -85,18 +91,12 @@ def probe(task: Task) -> Candidate:
         ParamsError: ``train.features`` is stages, and the network has none or a prior pulls at the last.
     """
     started = time.perf_counter()
-    taps = _taps(task)
-    staged = None if taps is None else _staged(task, taps)
-    if staged is not None and planned_halves(task) is None:  # the last features are among them
-        width = task.backbone.width
-        plain, varied = staged[0][:, -width:], [view[:, -width:] for view in staged[1]]
-    else:
-        plain, varied = stored_features(task)
+    plain, varied = stored_features(task)
     extracted = time.perf_counter()
     last = kept = _fitted(task, plain, varied)
-    said = ""
-    if taps is not None and staged is not None:
-        kept, said = _preferred(task, last, _standardised(task, taps, *staged))
+    said, taps = "", _taps(task)
+    if taps is not None:
+        kept, said = _preferred(task, last, _standardised(task, taps, *_staged(task, taps)))
     found = _candidate(task, kept, said)
     found.last_head = last.head.weight, last.head.bias
     found.seconds = {"features": extracted - started, "probe": time.perf_counter() - extracted}
