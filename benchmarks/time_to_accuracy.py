@@ -123,7 +123,7 @@ def _row(cases: Sequence[str], ours: Sequence[Run], rival: Sequence[Run], measur
         ratio=ratio.value,
         ratio_ci95=(ratio.low, ratio.high) if sure else None,
         windows=len(mine[0]),
-        headline=label == "visionloop auto" and (whole or other == Timm.name),
+        headline=whole or other == Timm.name,
         accuracy=Accuracies(
             ours=both[0].accuracy,
             rival=both[1].accuracy,

@@ -48,26 +48,19 @@ def smallest(measure: Yardstick, n: int, alpha: float) -> Smallest:
     """The smallest changes that ``n`` images could have shown, all of them after the change."""
     column = STATISTICS.index("brightness")
     usual = measure.reference.statistics[measure.reference.representatives, column].astype(float)
+    sizes = np.linspace(0, 1, STEPS + 1)[1:]
 
     def shift(sign: float) -> float | None:
-        sizes = np.linspace(0, 1, STEPS + 1)[1:]
-        return next(
-            (float(s) for s in sizes if _shown(measure, n, alpha, "brightness", usual + sign * s)), None
-        )
+        return _first(sizes, _shown(measure, n, alpha, "brightness", usual + sign * sizes[:, None]))
 
-    shares = np.linspace(0, 1, STEPS + 1)[1:]
     most = float(np.max(measure.calibration_novelty))
-    strange = next(
-        (
-            float(share)
-            for share in shares
-            if _shown(
-                measure, n, alpha, "novelty", np.array([2 * most + 1, most / 2]), np.array([share, 1 - share])
-            )
-        ),
-        None,
-    )
+    pair = np.tile([2 * most + 1, most / 2], (STEPS, 1))  # a strange image, and a usual one
+    strange = _first(sizes, _shown(measure, n, alpha, "novelty", pair, np.stack([sizes, 1 - sizes], axis=1)))
     return Smallest(n, strange, shift(1.0), shift(-1.0), float(usual.mean()))
+
+
+def _first(sizes: np.ndarray, shown: np.ndarray) -> float | None:
+    return float(sizes[shown.argmax()]) if shown.any() else None
 
 
 def _shown(
@@ -77,26 +70,27 @@ def _shown(
     statistic: str,
     values: np.ndarray,
     weights: np.ndarray | None = None,
-) -> bool:
-    """Whether n images whose ``statistic`` is drawn from ``values`` bring the alarm on average."""
+) -> np.ndarray:
+    """(k,) whether n images whose ``statistic`` is drawn from a row of ``values`` (k, m) bring the alarm on average."""
     if n < 1:
-        return False
+        return np.zeros(len(values), dtype=bool)
     families = [event.family for event in measure.events]
     gains = []
     for event in measure.events:
         if event.of_class or event.statistic != statistic or event.chance >= 1 - 1e-9:
             continue
         sign = 1.0 if event.direction == "up" else -1.0
-        share = float(np.average(sign * (values - event.threshold) > 0, weights=weights))
+        shares = np.average(sign * (values - event.threshold) > 0, axis=1, weights=weights)
         weight = -np.log(len(FAMILIES) * families.count(event.family) * len(ODDS))
-        gains += [weight + n * gain for gain in _growth(event, share)]
+        gains.append(weight + n * _growth(event, shares))
     if not gains:
-        return False
-    return float(np.logaddexp.reduce(gains) + np.log(prior(1))) >= log10_threshold(alpha) * np.log(10)
+        return np.zeros(len(values), dtype=bool)
+    total = np.logaddexp.reduce(np.concatenate(gains, axis=1), axis=1) + np.log(prior(1))
+    return np.asarray(total >= log10_threshold(alpha) * np.log(10))
 
 
-def _growth(event: Event, share: float) -> list[float]:
-    """Mean log gain an image of each bet on the event, where it happens to ``share`` of the images."""
-    odds = np.array(ODDS)
+def _growth(event: Event, shares: np.ndarray) -> np.ndarray:
+    """(k, odds) mean log gain an image of each bet on the event, where it happens to a share (k,) of the images."""
+    odds, happens = np.array(ODDS), shares[:, None]
     win = np.log((event.chance + odds * (1 - event.chance)) / event.chance)
-    return [float(gain) for gain in share * win + (1 - share) * np.log1p(-odds)]
+    return np.asarray(happens * win + (1 - happens) * np.log1p(-odds))

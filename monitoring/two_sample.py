@@ -83,9 +83,11 @@ def mmd(x: np.ndarray, y: np.ndarray, *, permutations: int, rng: np.random.Gener
 
 def _signs(n: int, m: int, permutations: int, rng: np.random.Generator) -> np.ndarray:
     """(1 + permutations, n + m) float32: 1/n for who is on the first side, -1/m on the other; as observed in row 0."""
-    first = np.where(np.arange(n + m) < n, np.float32(1 / n), np.float32(-1 / m))
-    signs = np.tile(first, (permutations + 1, 1))
-    signs[1:] = rng.permuted(signs[1:], axis=1)
+    signs = np.full((permutations + 1, n + m), np.float32(-1 / m))
+    signs[0, :n] = np.float32(1 / n)
+    # Who has the n smallest of random keys: a uniform draw of n, and less work than to put all in order.
+    chosen = np.argpartition(rng.random((permutations, n + m)), n - 1, axis=1)[:, :n]
+    np.put_along_axis(signs[1:], chosen, np.float32(1 / n), axis=1)
     return signs
 
 
@@ -180,10 +182,10 @@ def _kernel(points: np.ndarray) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> float:
-    """As ``np.median``, which imports for 10 ms when it is first called."""
-    low, high = (len(values) - 1) // 2, len(values) // 2
-    part = np.partition(values, (low, high))
-    return float((part[low] + part[high]) / 2)
+    """As ``np.median``, which imports for 10 ms when it is first called, and asks for two places: five times as long."""
+    high = len(values) // 2
+    part = np.partition(values, high)
+    return float(part[high] if len(values) % 2 else (part[:high].max() + part[high]) / 2)
 
 
 def _off_diagonal(square: np.ndarray) -> float:

@@ -339,28 +339,25 @@ def _statistics(luma: Image.Image, colours: Image.Image) -> dict[str, float]:
 
 
 def _laplacian_variance(luma: np.ndarray) -> float:
-    """Of the 4-neighbour Laplacian; some rows at a time, which stay in the processor's cache.
+    """Of the 4-neighbour Laplacian of (height, width) uint8, both at least 3.
 
-    In whole numbers: exact in any order, and no BLAS, whose threads would wait for each other over so little.
-    A squared value is below 2**20, so a row of the reduced copy (under 2**10 px) can't overflow 32 bits.
+    In whole numbers: exact in any order, and no BLAS, whose threads would wait for each other over so little. The rows lie
+    one behind the other, so that each sum is over whole stretches of memory; what wraps around at the rims is cut off.
+    A squared value is below 2**20, so a column of the reduced copy (under 2**10 px) can't overflow 32 bits.
     """
-    total = squares = 0
-    for start in range(0, len(luma) - 2, _ROWS):
-        gray = luma[start : start + _ROWS + 2].astype(np.int16)
-        middle = gray[1:-1]
-        edges = (gray[:-2] + gray[2:])[:, 1:-1]
-        edges += middle[:, :-2]
-        edges += middle[:, 2:]
-        edges -= middle[:, 1:-1] << 2
-        values = edges.astype(np.int32)
-        total += int(values.sum(axis=1, dtype=np.int32).sum())
-        values *= values
-        squares += int(values.sum(axis=1, dtype=np.int32).sum(dtype=np.int64))
-    count = (luma.shape[0] - 2) * (luma.shape[1] - 2)
-    return (squares - total * total / count) / count
+    width, gray = luma.shape[1], luma.astype(np.int16).ravel()
+    inner = len(gray) - width
+    edges = gray[: -2 * width] + gray[2 * width :]
+    edges += gray[width - 1 : inner - 1]
+    edges += gray[width + 1 : inner + 1]
+    edges -= gray[width:inner] << 2
+    values = edges.reshape(-1, width)[:, 1:-1].astype(np.int32)
+    total = int(values.sum(axis=0, dtype=np.int32).sum(dtype=np.int64))
+    values *= values
+    squares = int(values.sum(axis=0, dtype=np.int32).sum(dtype=np.int64))
+    return (squares - total * total / values.size) / values.size
 
 
-_ROWS = 64  # fewer cost more calls, more leave the cache
 _VALUES = np.arange(256)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import labels, record, soak, table
+from benchmarks import flops, labels, record, soak, table
 from benchmarks import pictures as made_up
 from benchmarks.contenders import Outcome
 from benchmarks.errors import CommandError, ContenderError, LoadedError, SetError, TableError
@@ -357,6 +357,20 @@ def test_the_real_images_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VISIONLOOP_REAL_DATA", raising=False)
     with pytest.raises(SetError, match="VISIONLOOP_REAL_DATA"):
         real_data()
+
+
+@pytest.mark.slow
+def test_the_loop_s_flops_are_those_of_the_network_and_below_the_device_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "--device cpu --models resnet18 --image-size 64 --batch 4 --batches 2 --windows 1 --matrix 512 --force"
+    monkeypatch.setattr(sys, "argv", ["flops", *options.split(), "--results", str(tmp_path)])
+    assert flops.main() == 0
+    found = json.loads((tmp_path / "flops.json").read_text())
+    # 1.8e9 multiply-adds at 224 px (torchvision's model page), two FLOPs each, backward twice the forward.
+    counted = found["details"]["resnet18"]["gflops_an_image"]
+    assert counted == pytest.approx(3 * 2 * 1.8 * (64 / 224) ** 2, rel=0.1)
+    assert 0 < found["rows"][0]["ratio"] < 1
 
 
 @pytest.mark.slow
