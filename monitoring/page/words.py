@@ -12,7 +12,9 @@ def escaped(text: object) -> str:
     """For HTML text and attributes; control and bidirectional signs are shown, not obeyed."""
     whole = str(text)
     cut = whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 1]}…"
-    return html.escape("".join(sign if sign.isprintable() else "·" for sign in cut), quote=True)
+    if not cut.isprintable():
+        cut = "".join(sign if sign.isprintable() else "·" for sign in cut)
+    return html.escape(cut, quote=True)
 
 
 def percent(share: float) -> str:
