@@ -135,7 +135,9 @@ def _announce(file: str) -> None:
     if not hasattr(os, "posix_fadvise"):
         return
     with contextlib.suppress(OSError):  # what can't be opened, or fetched, is said when its turn comes
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would keep whoever opens it waiting
+        if not stat.S_ISREG(os.stat(file).st_mode):  # noqa: PTH116  (a hundred thousand of them)
+            return
+        descriptor = os.open(file, os.O_RDONLY)
         try:
             os.posix_fadvise(descriptor, 0, AHEAD, os.POSIX_FADV_WILLNEED)
         finally:
