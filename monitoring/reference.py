@@ -151,9 +151,7 @@ def _looks(column: Sequence[list[float] | None]) -> np.ndarray | None:
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """Lists of one length as rows; a list of Python's own numbers in between would take as long as all the rest."""
-    numbers = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return numbers.reshape(len(column), -1).astype(np.float32)
+    return np.stack(column.to_numpy()).astype(np.float32)
 
 
 def _pooled(domains: Sequence[str], groups: Sequence[str]) -> tuple[str, ...]:

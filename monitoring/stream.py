@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from monitoring.context import Place, carriers, places
@@ -14,7 +12,7 @@ from monitoring.journal import Journal
 from monitoring.reference import load
 from monitoring.wealth import Wealth
 from monitoring.window import Log, Window
-from pipeline.artifacts import REFERENCES, STRESS_TABLE, Workspace
+from pipeline.artifacts import Workspace
 from pipeline.params import Params
 from pipeline.registry import Champion, Registry
 
@@ -46,8 +44,8 @@ class Stream:
     @classmethod
     def of(cls, workspace: Workspace, params: Params, champion: Champion, journal: Journal) -> "Stream":
         """The champion's stream where the journal says it stands; a new one from its promotion on."""
-        measure = _measured(workspace, champion.digest, params)
-        reference = measure.reference
+        reference = load(Registry(workspace.registry), champion.digest, params.serve.format)
+        measure = yardstick(reference, params.watch.alpha)
         # A champion that comes back after a rollback starts with fresh evidence.
         name = f"{champion.digest}@{champion.since}"
         cursor, evidence = journal.stream(name)
@@ -161,33 +159,6 @@ class Stream:
         return Log(
             log.folder, log.champion, log.classes, log.embedding_size, since=since, archive=log.archive
         )
-
-
-def _measured(workspace: Workspace, champion: str, params: Params) -> Yardstick:
-    """The champion's yardstick; a process that wakes often makes it once, as long as its files are the same."""
-    registry, form = Registry(workspace.registry), params.serve.format
-    files = [
-        registry.bundle_path(champion) / "bundle.json",
-        registry.bundle_path(champion) / REFERENCES[form],
-        registry.recipe_path(champion) / STRESS_TABLE,
-    ]
-    stamps = tuple(_stamp(file) for file in files)
-    return _yardstick(workspace.registry.absolute(), champion, form, params.watch.alpha, stamps)
-
-
-@lru_cache(maxsize=2)
-def _yardstick(
-    registry: Path, champion: str, form: str, alpha: float, stamps: tuple[tuple[int, int, int] | None, ...]
-) -> Yardstick:
-    return yardstick(load(Registry(registry), champion, form), alpha)
-
-
-def _stamp(file: Path) -> tuple[int, int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:  # said by whoever reads it
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _utc(text: str) -> datetime:

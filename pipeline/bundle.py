@@ -27,7 +27,7 @@ __all__ = ["FORMAT", "NETWORKS", "Bundle", "Form", "Prediction", "open_session",
 FORMAT = 1
 Form = Literal["onnx", "int8"]
 NETWORKS: dict[Form, str] = {"onnx": "model.onnx", "int8": "model.int8.onnx"}  # by bundle.formats' name
-BATCH = 16  # images through the network at once; 64 took four times the memory and a quarter longer at 224 px
+BATCH = 16  # images through the network at once; 64 took four times the memory and a third longer at 224 px
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ __all__ = ["examine", "keep_memory"]
 
 CHUNK = 32  # files a worker takes at once
 KEPT = 1 << 27  # bytes that a worker keeps for the next picture, at most
-AHEAD = 1 << 20  # bytes of a file that are fetched beforehand
 SERIAL_FILES = 200  # below both, starting workers costs more than it saves
 SERIAL_BYTES = 16_000_000
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -117,7 +116,7 @@ def _begin() -> None:
 
 def keep_memory() -> None:
     """What a picture took, for the next one: glibc else gives it back to the system and fetches it again, page by page,
-    which costs a fifth of the time of an image. Other C libraries have no ``mallopt`` and need none."""
+    which costs a sixth of the time of an image. Other C libraries have no ``mallopt`` and need none."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, KEPT // 4)
@@ -125,23 +124,7 @@ def keep_memory() -> None:
 
 
 def _examine_chunk(files: list[str], limits: tuple[int, int]) -> list[dict[str, Any]]:
-    for file in files:
-        _announce(file)
     return [_examine(Path(file), *limits) for file in files]
-
-
-def _announce(file: str) -> None:
-    """Let the disk fetch a file while those before it are decoded; where the system knows no such advice, nothing."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with contextlib.suppress(OSError):  # what can't be opened, or fetched, is said when its turn comes
-        if not stat.S_ISREG(os.stat(file).st_mode):  # noqa: PTH116  (a hundred thousand of them)
-            return
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, AHEAD, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(descriptor)
 
 
 def _examine(file: Path, max_pixels: int, max_bytes: int) -> dict[str, Any]:
