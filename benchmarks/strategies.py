@@ -3,14 +3,15 @@
     python -m benchmarks.strategies --seeds 0 1 2
     python -m benchmarks.strategies --strategies probe partial auto --seeds 0 1 2 3 4     # negative transfers
 
-All strategies of a set and seed start from the same decoded views; seconds are the processors' for a strategy's own
-work, its probe included, in a warm process on ``--threads`` threads: other work on the machine hardly changes them, so
-that several sets may be measured at once, each in a work folder of its own whose runs.jsonl are put together at the
-end; ``scratch`` is the whole network from random weights within the same budget
-as the others; ``stages`` is the probe on the features of every stage. Peak memory is of the process during that work, less what it held before, the most of all seeds. On pacs3_photo each network
-is also asked about paintings and sketches, which it has never seen. A negative transfer is a shipped network below its own probe on the test
-images by more than the paired 95 % interval. Each run is appended to the work folder's runs.jsonl, so that a
-measurement that was stopped goes on.
+All strategies of a set and seed start from the same decoded views. Seconds are the processors' for a strategy's own work,
+its probe included, in a warm process on ``--threads`` threads; waiting for a core costs none, so several sets may be
+measured at once, each in a work folder of its own, whose runs.jsonl are put together at the end. Each run is appended to
+that file, so that a measurement that was stopped goes on. Peak memory is of the process during that work, less what it held
+before, the most of all seeds.
+
+``scratch`` is the whole network from random weights within the same budget as the others; ``stages`` is the probe on the
+features of every stage. On pacs3_photo each network is also asked about paintings and sketches, which it has never seen. A
+negative transfer is a shipped network below its own probe on the test images by more than the paired 95 % interval.
 """
 
 import argparse
