@@ -71,7 +71,7 @@ class Result:
 
     name: str
     what: str  # a sentence: what is measured, and how
-    state: State
+    state: State | Literal["cold and warm"]
     date: str
     command: list[str]
     machine: dict[str, Any]
@@ -94,7 +94,7 @@ def measuring(
     name: str,
     *,
     what: str,
-    state: State,
+    state: State | Literal["cold and warm"],
     force: bool = False,
     timed: bool = True,
     results: Path = RESULTS,

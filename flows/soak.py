@@ -13,6 +13,7 @@ import argparse
 import shutil
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,15 @@ def soak(root: Path, days: int, seed: int, pool: int = POOL) -> dict[str, Any]:
         with costs.of("images"):
             disk.mount()
             lay_out(workspace, seed)
-            stage.start_prefect()  # it comes up while the images are taken
+            stage.start_prefect()  # it comes up while the first images are taken
             world, pools = World(days, seed, pool), Pools(root / "pools", pool, seed)
-            pools.render(world.regimes)
-        with costs.of("first release"):
-            stage.wait_prefect()
-            release_first(workspace, stage)
+        with ThreadPoolExecutor(1) as beside:  # a release leaves a core idle
+            rendered = beside.submit(pools.render, world.regimes)
+            with costs.of("first release"):
+                stage.wait_prefect()
+                release_first(workspace, stage)
+            with costs.of("images"):
+                rendered.result()
         year = Year(workspace, stage, disk, world, pools, costs)
         year.live()
         with costs.of("account"):

@@ -31,8 +31,9 @@ an hour whose images the held-out ones lack, is drift; ``monitoring.context`` na
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from scipy.special import betainccinv
@@ -176,8 +177,9 @@ class Yardstick:
         found = [Event("embedding", SHIFT, "up", tail, 1.0) for tail in TAILS]
         for family, statistic, values, indices in columns:
             for direction, sign in (("up", 1.0), ("down", -1.0)):
+                largest = [np.sort(sign * values[own])[::-1] for own in self._apart(indices)]
                 for tail in TAILS:
-                    threshold, chance = self._bound(sign * values, indices, tail, delta)
+                    threshold, chance = _bound(largest, tail, delta)
                     found.append(Event(family, statistic, direction, sign * threshold, chance))
         for name in r.classes:
             found += [
@@ -193,17 +195,10 @@ class Yardstick:
         count = statistics * 2 * len(TAILS) + len(TAILS) + 2 * len(self.reference.classes)
         return self.delta / (count * len(set(self.reference.domains)))
 
-    def _bound(
-        self, values: np.ndarray, indices: np.ndarray, tail: float, delta: float
-    ) -> tuple[float, float]:
-        """The threshold that is extreme in every domain, and the chance of reaching it in the worst one."""
-        thresholds, chances = [], []
-        for domain in sorted(set(self.reference.domains)):
-            own = np.sort(values[[self.reference.domains[i] == domain for i in indices]])[::-1]
-            rank = max(1, round(tail * len(own)))
-            thresholds.append(own[rank - 1])
-            chances.append(float(betainccinv(rank, len(own) + 1 - rank, delta)))
-        return float(max(thresholds)), float(max(chances))
+    def _apart(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Of each domain the places in ``indices`` of its images."""
+        domains = np.array(self.reference.domains)[indices]
+        return [np.flatnonzero(domains == name) for name in sorted(set(self.reference.domains))]
 
     def _class_bound(self, name: str, indices: np.ndarray, delta: float, *, more: bool) -> float:
         """Clopper and Pearson's upper bound of a class's share, or of the rest's, in the worst domain."""
@@ -233,6 +228,22 @@ class Yardstick:
                 margin = 1e-5 * (1.0 + abs(event.threshold))
                 columns.append(sign * (values[event.statistic] - event.threshold) > margin)
         return np.stack(columns, axis=1)
+
+
+def _bound(largest: Sequence[np.ndarray], tail: float, delta: float) -> tuple[float, float]:
+    """The threshold that is extreme in every domain, whose values fall, and the chance of reaching it in the worst one."""
+    thresholds, chances = [], []
+    for own in largest:
+        rank = max(1, round(tail * len(own)))
+        thresholds.append(own[rank - 1])
+        chances.append(_beyond(rank, len(own), delta))
+    return float(max(thresholds)), float(max(chances))
+
+
+@cache
+def _beyond(rank: int, count: int, delta: float) -> float:
+    """With confidence 1 - delta, the most that lies beyond the ``rank``-th largest of ``count`` values."""
+    return float(betainccinv(rank, count + 1 - rank, delta))
 
 
 def hash_of(text: str) -> int:

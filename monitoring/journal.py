@@ -122,11 +122,18 @@ class Journal:
         row["detail"] = json.dumps(step.detail)
         self._insert("steps", {name: stored(value) for name, value in row.items()})
 
-    def steps(self, limit: int | None = None) -> list[Step]:
-        """The last ``limit`` rows (all by default), oldest first."""
-        query = "SELECT * FROM (SELECT * FROM steps ORDER BY id DESC LIMIT ?) ORDER BY id"
+    def steps(
+        self, limit: int | None = None, *, champion: str | None = None, windows: bool = False
+    ) -> list[Step]:
+        """The last ``limit`` rows (all by default), oldest first; of one ``champion``, or those with a window, alone."""
+        query = """
+            SELECT * FROM (
+                SELECT * FROM steps WHERE (?1 IS NULL OR champion = ?1) AND (window IS NOT NULL OR NOT ?2)
+                ORDER BY id DESC LIMIT ?3
+            ) ORDER BY id
+        """
         with self._translated():
-            rows = self._db.execute(query, (-1 if limit is None else limit,)).fetchall()
+            rows = self._db.execute(query, (champion, windows, -1 if limit is None else limit)).fetchall()
         return [step_of(row) for row in rows]
 
     def retrains(self) -> list[datetime]:

@@ -130,12 +130,16 @@ def load(registry: Registry, champion: str, form: str = "onnx") -> Reference:
 def _corrupted(file: Path, champion: str) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     if not file.exists():
         return ()
-    found: dict[tuple[str, int], list[tuple[float, bool]]] = {}
-    for row in read_table(file, STRESS).to_pylist():
-        if row["bundle"] == champion and row["kind"] == "corruption" and row["severity"] > 0:
-            found.setdefault((row["name"], row["severity"]), []).append((row["confidence"], row["correct"]))
-    pairs = (np.array(rows, dtype=float).T for rows in found.values())
-    return tuple((confidence, right == 1) for confidence, right in pairs)
+    table = read_table(file, STRESS)
+    bundle, kind, severity, name = (
+        table[column].to_numpy() for column in ("bundle", "kind", "severity", "name")
+    )
+    own = np.flatnonzero((bundle == champion) & (kind == "corruption") & (severity > 0))
+    found: dict[tuple[str, int], list[int]] = {}
+    for row in own:
+        found.setdefault((name[row], severity[row]), []).append(int(row))
+    confidence, correct = table["confidence"].to_numpy(), table["correct"].to_numpy()
+    return tuple((confidence[rows].astype(float), correct[rows].astype(bool)) for rows in found.values())
 
 
 def _labels(column: Sequence[str | None]) -> tuple[str, ...]:

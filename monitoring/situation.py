@@ -96,7 +96,7 @@ def grown(stream: Stream, journal: Journal, window: Window, statistic: float) ->
     dismissed = _dismissed([one for one in journal.episodes() if one.champion == stream.champion])
     if dismissed is None or stream.calm:
         return None
-    steps = [step for step in journal.steps() if step.champion == stream.champion and step.time > dismissed]
+    steps = [step for step in journal.steps(champion=stream.champion) if step.time > dismissed]
     return grown_since(steps, window.rows[0].time, statistic)
 
 

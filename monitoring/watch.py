@@ -316,7 +316,7 @@ class _Wake:
 def _drawn(outcome: Outcome, stream: Stream, journal: Journal, now: datetime) -> Outcome:
     """Add what is new to the dashboard; the decision stands whether that works or not."""
     try:
-        dashboard.draw(stream, [step for step in journal.steps() if step.champion == stream.champion])
+        dashboard.draw(stream, journal.steps(champion=stream.champion))
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         journal.record(Step(time=now, decision="report_failed", reason=reason, champion=stream.champion))

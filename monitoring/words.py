@@ -122,14 +122,13 @@ def status(workspace: Workspace, journal: Journal) -> str:
     if champion is None:
         return "There is no champion.\nNext: dvc repro, then python -m flows.release"
     lines = [f"Champion  {champion.digest[:12]} since {champion.since[:16]} by {champion.by}: {champion.why}"]
-    steps = [step for step in journal.steps() if step.champion == champion.digest]
-    windows = [step for step in steps if step.window][-5:]
+    windows = journal.steps(5, champion=champion.digest, windows=True)
     if windows:
         lines.append("Windows   time              images  evidence  alarm at  decision")
         lines += [_row(step) for step in windows]
-    waiting = steps[-1] if steps and not steps[-1].window else None
-    if waiting is not None:
-        lines.append(f"Last      {_told([waiting])}")
+    last = journal.steps(1, champion=champion.digest)
+    if last and not last[0].window:
+        lines.append(f"Last      {_told(last)}")
     episode = journal.open_episode()
     if episode is None:
         return "\n".join([*lines, "Episode   none is open", "Next      python -m flows.watch"])
