@@ -1,10 +1,13 @@
 """The Evidently workspace: runs add up over time, panels have data, and a failure to draw is not a failure to decide."""
 
 import json
+from base64 import b64decode
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from monitoring.dashboard import draw
 from monitoring.dashboard.due import due, read_drawn
@@ -88,6 +91,13 @@ def test_each_window_is_a_run_and_labels_add_the_accuracy(
     assert titles <= set(panels)
     assert "alarm line" in json.dumps(panels)
     assert f"var/monitoring/{outcome.episode.window}/contact-sheet.png" in json.dumps(panels)
+    opened = next(run for run in runs if run["metadata"].get("contact sheet"))
+    words, picture, *_ = opened["widgets"]
+    assert words["params"]["text"].startswith("The images")
+    (inside,) = picture["params"]["layout"]["images"]
+    with Image.open(BytesIO(b64decode(inside["source"].partition(",")[2]))) as shown:
+        assert shown.size == (inside["sizex"], inside["sizey"])
+    assert sum("contact sheet" in run["metadata"] for run in runs) == 1, "the window that raised the alarm"
     assert {value["legend"] for value in panels["Share of each class"]["values"]} == {"clean", "pit", SCRIPT}
     labelled = next(run for run in runs if "correct" in means(run))
     assert all(f'"{name}"' in json.dumps(labelled) for name in ("correct_low", "correct_high"))

@@ -13,6 +13,7 @@ from monitoring.dashboard.due import DRAWN, Due, due, read_drawn
 from monitoring.dashboard.panels import Shown, project
 from monitoring.dashboard.point import NUMBERS, Point
 from monitoring.dashboard.runs import accuracy, columns
+from monitoring.dashboard.sheet import with_sheet
 from monitoring.drift import matched
 from monitoring.journal import Step
 from monitoring.stream import Stream
@@ -69,7 +70,8 @@ def _point(stream: Stream, one: Due) -> Point:
         },
         figures=_figures(step, window),
         correct=one.correct,
-        sheet=step.evidence and f"{step.evidence}/{SHEET}",
+        sheet=_sheet(stream, step),
+        says=step.reason,
     )
 
 
@@ -118,7 +120,10 @@ def _add(
     for point in points:
         before = drawn["windows"].get(point.name)
         if before is None:
-            workspace.add_run(made.id, columns(point), include_data=False, name=f"window {point.name}")
+            seen = columns(point)
+            if point.sheet is not None:
+                seen = with_sheet(seen, stream.workspace.root / point.sheet, point.says)
+            workspace.add_run(made.id, seen, include_data=False, name=f"window {point.name}")
         elif before["run"]:
             workspace.delete_run(made.id, before["run"])
         run = None
@@ -131,11 +136,18 @@ def _add(
 
 def _sheets(stream: Stream, steps: Sequence[Step]) -> list[str]:
     """Where the last contact sheets lie, newest first."""
-    root = stream.workspace.root
-    opened = [
-        step for step in steps if step.evidence and step.window and (root / step.evidence / SHEET).is_file()
+    opened = [(step, sheet) for step in steps if step.window and (sheet := _sheet(stream, step))]
+    return [
+        f"{step.time:%Y-%m-%d %H:%M} report “window {step.window}”, {sheet}"
+        for step, sheet in reversed(opened[-SHEETS:])
     ]
-    return [f"{step.time:%Y-%m-%d %H:%M} {step.evidence}/{SHEET}" for step in reversed(opened[-SHEETS:])]
+
+
+def _sheet(stream: Stream, step: Step) -> str | None:
+    """The contact sheet of the episode that ``step`` opened, from the workspace's root."""
+    if step.evidence is None or not (stream.workspace.root / step.evidence / SHEET).is_file():
+        return None
+    return f"{step.evidence}/{SHEET}"
 
 
 def _classes(stream: Stream) -> list[str]:

@@ -49,7 +49,7 @@ def _clear(workspace: Any, made: Any) -> None:
 
 
 def _notes(lines: Sequence[str]) -> Any:
-    """Evidently's pages show text as text, and no page from http:// may open a file: so the way to it, in words."""
+    """A panel shows text as text: so the name of the report that holds the sheet, and the way to its file."""
     from evidently.sdk.panels import text_panel
 
     said = " · ".join([*lines, "var/monitoring/index.html links them all"]) if lines else "No drift so far."

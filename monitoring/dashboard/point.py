@@ -24,7 +24,8 @@ class Point:
         current, reference: column -> values; those of ``NUMBERS``, and ``predicted``.
         figures: our own, one for the window each; a panel draws their course.
         correct: the champion's hits on the window's labelled random images.
-        sheet: where the contact sheet of the window's episode lies, if there is one.
+        sheet: where the contact sheet of the episode lies that the window opened, if it did.
+        says: what the journal says of the window.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Point:
     figures: Mapping[str, float]
     correct: list[bool] = field(default_factory=list)
     sheet: str | None = None
+    says: str = ""
 
 
 def thresholds(point: Point) -> dict[str, float]:
