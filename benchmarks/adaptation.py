@@ -173,8 +173,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the result goes")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    with measuring("adaptation", what=WHAT, state="warm", force=True, results=options.results) as result:
-        # force: a busy machine changes no accuracy
+    with measuring("adaptation", what=WHAT, state="warm", timed=False, results=options.results) as result:
         model = Model(weights=str(real_data() / WEIGHTS), image_size=128)
         images = Images(options.work.absolute(), load(model, root=ROOT, seed=0))
         rows = [
