@@ -38,7 +38,7 @@ check: setup ## lint, types, architecture and the fast tests, under a minute
 fire-drill: setup ## faults planted in a real run, and which gate refuses each: reports/fire_drill.json
 	$(VENV)/bin/python -m flows.fire_drill
 
-soak: setup ## a simulated year of the loop, with shifts, kills and late labels, 39 CPU minutes: reports/soak.html
+soak: setup ## a simulated year of the loop, with shifts, kills and late labels, some ten minutes on two idle cores: reports/soak.html
 	$(VENV)/bin/python -m flows.soak
 
 bench: setup rivals ## ours beside timm's train.py and fastai, the gate's own error rates, and drift beside its detectors, some 105 minutes on two idle cores: benchmarks/README.md
