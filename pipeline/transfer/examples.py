@@ -61,6 +61,6 @@ def standardise(raw: np.ndarray, dtype: type = np.float64) -> Standard:
     values = (raw - mean.astype(dtype)) / deviation.astype(dtype)
     basis = None
     if len(values) < values.shape[1]:  # the penalised optimum lies in the span of the rows
-        basis = np.linalg.svd(values, full_matrices=False)[2]
-        values = values @ basis.T
+        axes, coordinates = np.linalg.qr(values.T)  # any basis does: the solvers don't care how it is turned
+        basis, values = axes.T, np.ascontiguousarray(coordinates.T)
     return Standard(values, mean, deviation, basis)
