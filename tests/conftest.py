@@ -15,6 +15,12 @@ import yaml
 
 from tests.prefect_server import prefect_server  # noqa: F401  (one server for all tests that need one)
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Every process of `make test` would take all cores for its products, and wait for the others' threads most of the
+    # time. Here, before the first import of numpy or torch; a test's own processes inherit it.
+    each = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ |= {f"{library}_NUM_THREADS": str(max(1, each)) for library in ("OMP", "MKL", "OPENBLAS")}
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 LONGEST = ("test_loop.py", "test_real.py", "test_fire_drill.py", "test_strategies.py", "test_experiments.py")

@@ -81,6 +81,9 @@ def test_auto_fine_tunes_within_its_budget_and_says_what_each_gave(weights: Path
     assert "standard error" in info["report"]
     assert (info["train"]["steps"] > 0) == (info["strategy"] == "partial")
     assert not (tmp_path / "w/artifacts/unfinished").exists()
+    cut_short = trained(tmp_path / "short", weights, strategy="finetune", budget_seconds=0.001)
+    assert "best at its last epoch: a train.budget_seconds above 0.001 may give more" in cut_short["report"]
+    assert "may give more" not in info["report"]
 
 
 def test_the_same_inputs_give_the_same_bits(weights: Path, tmp_path: Path) -> None:

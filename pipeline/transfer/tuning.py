@@ -210,6 +210,8 @@ def _candidate(
     outcome: dict[str, Any] = figures(tuned.logits, labels)
     comparison = compare(start.logits, tuned.logits, labels, [data.groups[row] for row in data.validation])
     ended = f" {tuned.ended.capitalize()}." if tuned.ended else ""
+    if not ended and task.train.epochs is None and tuned.epoch == recipe.epochs < cost.MOST_EPOCHS:
+        ended = f" It was best at its last epoch: a train.budget_seconds above {task.train.budget_seconds:g} may give more."
     text = (
         f"{settings.name.capitalize()}, {len(tuned.history)} of {recipe.epochs} epochs, the network after epoch {tuned.epoch}: accuracy "
         f"{outcome['accuracy']:.3f}, log loss {outcome['log_loss']:.3f}; the gain over the {start.strategy} is "
