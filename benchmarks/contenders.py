@@ -61,8 +61,8 @@ class Ours:
 
     @property
     def name(self) -> str:
-        features = self.train.get("features")
-        return f"visionloop {self.strategy}" + (f", features {features}" if features else "")
+        asked = "".join(f", {key} {value}" for key, value in self.train.items())
+        return f"visionloop {self.strategy}{asked}"
 
     def run(self, prepared: Prepared, views: np.ndarray, seed: int) -> Outcome:
         workspace = prepared.workspace
