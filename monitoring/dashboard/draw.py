@@ -122,7 +122,8 @@ def _add(
         if before is None:
             seen = columns(point)
             if point.sheet is not None:
-                seen = with_sheet(seen, stream.workspace.root / point.sheet, point.says)
+                with contextlib.suppress(OSError):  # a picture that is damaged costs itself, not the report
+                    seen = with_sheet(seen, stream.workspace.root / point.sheet, point.says)
             workspace.add_run(made.id, seen, include_data=False, name=f"window {point.name}")
         elif before["run"]:
             workspace.delete_run(made.id, before["run"])
