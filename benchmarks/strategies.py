@@ -226,7 +226,7 @@ def table(runs: Sequence[dict[str, Any]], truths: dict[tuple[str, int], Any]) ->
                     case,
                     strategy,
                     f"{judged.accuracy:.3f} ({low:.3f} to {high:.3f})",
-                    f"{np.median([one['seconds'] for one in own]):.0f}",
+                    f"{np.median([one['seconds'] for one in own]):.3g}",
                     f"{max(one['mebibytes'] for one in own):.0f}",
                     ", ".join(f"{domain} {value:.3f}" for domain, value in unseen.items()),
                     str(len(own)),
