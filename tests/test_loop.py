@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.demo_workspace import SHADOWED
 from tests.conftest import ROOT, Checkout
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,10 @@ def test_the_loop_closes(demo: Path) -> None:
     assert summary["shift"]["explanation"]
     assert summary["labels"]["answered"] == summary["labels"]["asked"] > 0
     assert summary["second"]["decision"] == "PROMOTE"
-    assert re.search(r"agreed with the champion on \d+ of 2\d .* 0 errors", summary["shadow"])
+    # More than were wanted may have been answered by the time the log shows them.
+    compared = re.search(r"agreed with the champion on \d+ of (\d+) .* 0 errors", summary["shadow"])
+    assert compared is not None
+    assert int(compared[1]) >= SHADOWED
     assert summary["second"]["accuracy_new_domain"] >= summary["shift"]["accuracy_new_domain"] + 0.15
     assert summary["second"]["accuracy_old_domain"] >= summary["first"]["accuracy"] - 0.05
     assert summary["rollback"]["ok"] is True
