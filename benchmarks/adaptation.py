@@ -30,12 +30,12 @@ from pipeline.params import Data as Limits
 from pipeline.params import Model, Train
 from pipeline.sources import SUFFIXES
 from pipeline.transfer.adapt import adapt
+from pipeline.transfer.classifier import logits_of
 from pipeline.transfer.features import cached_features
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.linear import probe
 from pipeline.transfer.task import Candidate, Data, Task
-from pipeline.transfer.tuning import logits_of
 from pipeline.views import views
 
 SOURCE, TARGETS = "photo", ("art_painting", "sketch")

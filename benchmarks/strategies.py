@@ -40,11 +40,11 @@ from pipeline.images import decode
 from pipeline.intervals import proportion
 from pipeline.params import Model
 from pipeline.train import train
+from pipeline.transfer.classifier import logits_of
 from pipeline.transfer.device import deterministic
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.resume import forget
 from pipeline.transfer.task import Task
-from pipeline.transfer.tuning import logits_of
 
 ELSEWHERE = {
     "pacs3_photo": ("pacs3", ("art_painting", "sketch"))

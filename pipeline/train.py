@@ -4,14 +4,16 @@
     torchrun --standalone --nproc-per-node 2 -m pipeline train
 
 ``auto`` fits the probe on cached frozen features, tries the challenger that suits the amount of data where
-the budget allows an epoch (fine-tuning, where the network can't be cut for partial), and keeps it only when it is better on validation by more than its noise. The
-budget is counted on a nominal machine (see transfer/cost.py), never by the clock. Killed, it goes on after
+validation could tell a better network and the budget allows an epoch (fine-tuning, where the network can't be
+cut for partial), and keeps it only when it is better on validation by more than its noise. The budget is counted on a nominal machine (see transfer/cost.py), never by the clock. Killed, it goes on after
 the last finished epoch. ``train.processes`` starts torchrun on this machine's GPUs; for several machines
 start torchrun yourself.
 """
 
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from pipeline.artifacts import SPLIT, Workspace, read_json, read_table, write_json
 from pipeline.backbone import load
@@ -21,7 +23,7 @@ from pipeline.params import Params
 from pipeline.plots import write_plot
 from pipeline.transfer import distributed
 from pipeline.transfer.checkpoint import save_checkpoint
-from pipeline.transfer.choice import INSTEAD, compare, planned
+from pipeline.transfer.choice import INSTEAD, compare, planned, unbeatable
 from pipeline.transfer.curve import LiveCurves
 from pipeline.transfer.device import deterministic, pick_device
 from pipeline.transfer.folds import CrossValidation, cross_validate
@@ -86,6 +88,9 @@ def train(task: Task) -> Candidate:
     if asked == "probe":
         return probe
     report, tried = [probe.report, why], [probe]
+    if asked == "auto" and names and (no_use := unbeatable(probe.logits, *_judged_by(task))):
+        names = []
+        report.append(no_use)
     for name in names:
         try:
             tried.append(STRATEGIES[name](task, probe))
@@ -104,9 +109,7 @@ def train(task: Task) -> Candidate:
 
 def _chosen(task: Task, tried: list[Candidate], report: list[str]) -> Candidate:
     """The last network that beats the one before it by more than its noise, or the one that was asked for."""
-    data = task.data
-    labels = data.labels[data.validation]
-    groups = [data.groups[row] for row in data.validation]
+    labels, groups = _judged_by(task)
     best = tried[0]
     for other in tried[1:]:
         wins = compare(best.logits, other.logits, labels, groups).second_wins
@@ -130,6 +133,12 @@ def _chosen(task: Task, tried: list[Candidate], report: list[str]) -> Candidate:
         arithmetic={name: value for one in tried for name, value in one.arithmetic.items()},
         curve=[point for one in tried[:1] + tried[-1:] * (len(tried) > 1) for point in one.curve],
     )
+
+
+def _judged_by(task: Task) -> tuple[np.ndarray, list[str]]:
+    """Labels and groups of the validation images."""
+    rows = task.data.validation
+    return task.data.labels[rows], [task.data.groups[row] for row in rows]
 
 
 def _write(

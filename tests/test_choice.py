@@ -12,7 +12,7 @@ from pipeline.artifacts import Workspace
 from pipeline.params import Train
 from pipeline.transfer import speed
 from pipeline.transfer.average import Average
-from pipeline.transfer.choice import challengers, compare, is_transformer
+from pipeline.transfer.choice import challengers, compare, is_transformer, unbeatable
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.soup import blend, interpolated
 
@@ -49,6 +49,22 @@ def test_a_transformer_is_told_by_its_attention(name: str, expected: bool) -> No
     import timm
 
     assert is_transformer(timm.create_model(name, num_classes=0)) is expected
+
+
+def test_no_challenger_is_trained_where_validation_could_not_tell_a_perfect_one() -> None:
+    labels = np.arange(60) % 3
+    groups = [str(number) for number in range(60)]
+    sure = np.eye(3)[labels] * 8.0
+    assert "right on these 60 validation images" in unbeatable(sure, labels, groups)
+    one_wrong = sure.copy()
+    one_wrong[0] = np.roll(sure[0], 1)
+    assert "Even a network without a mistake would gain 0.09" in unbeatable(one_wrong, labels, groups)
+    many_wrong = np.where(np.arange(60)[:, None] % 5 == 0, np.roll(sure, 1, axis=1), sure)
+    assert unbeatable(many_wrong, labels, groups) == ""
+    of_one_part = ["one"] * 12 + groups[12:]  # whose images are one observation
+    wrong_there = np.where(np.arange(60)[:, None] < 12, np.roll(sure, 1, axis=1), sure)
+    assert unbeatable(wrong_there, labels, groups) == ""
+    assert unbeatable(wrong_there, labels, of_one_part) != ""
 
 
 def test_a_gain_within_its_noise_is_no_reason_to_switch() -> None:

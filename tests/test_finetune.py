@@ -17,7 +17,7 @@ from pipeline.errors import StateError
 from pipeline.params import Model
 from pipeline.transfer import cost
 from pipeline.transfer.augment import _resized, _sampled, augmented, draws, standardised
-from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.classifier import Classifier, logits_of
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.freeze import freeze, layer_of, trained
 from pipeline.transfer.imbalance import Plan
@@ -26,7 +26,6 @@ from pipeline.transfer.lora import adapt_layers
 from pipeline.transfer.recipe import DivergedError, Recipe
 from pipeline.transfer.resume import State, unpack_optimizer
 from pipeline.transfer.steps import Labelled, Steps
-from pipeline.transfer.tuning import logits_of
 from tests import tiny_training
 
 pytestmark = pytest.mark.slow

@@ -17,14 +17,13 @@ from pipeline.bundle import Bundle, open_session
 from pipeline.errors import ParamsError
 from pipeline.params import Model, Params
 from pipeline.transfer.checkpoint import load_checkpoint
-from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.classifier import Classifier, logits_of
 from pipeline.transfer.compression import shipped
 from pipeline.transfer.export import write_onnx
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.linear import probe_logits
 from pipeline.transfer.stages import EveryStage, Standardised, every_stage
 from pipeline.transfer.task import Candidate
-from pipeline.transfer.tuning import logits_of
 from tests import tiny_training
 
 

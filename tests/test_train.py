@@ -18,7 +18,7 @@ from pipeline import train
 from pipeline.artifacts import SPLIT, Workspace, read_json, read_table, write_table
 from pipeline.errors import DataError, IntegrityError, ParamsError, StateError
 from pipeline.params import Params
-from pipeline.transfer import features, soup, tuning
+from pipeline.transfer import blending, choice, features, soup
 from pipeline.transfer.checkpoint import load_checkpoint, read_checkpoint
 from pipeline.transfer.cut import Upper
 from pipeline.transfer.device import pick_device
@@ -28,14 +28,8 @@ from tests import tiny_training
 
 pytestmark = pytest.mark.slow
 
-TUNE = {
-    "strategy": "finetune",
-    "epochs": 3,
-    "batch_size": 16,
-    "precision": "float32",
-    "memory_format": "channels_last",
-    "compile": "off",
-}
+ARITHMETIC = {"precision": "float32", "memory_format": "channels_last", "compile": "off"}
+TUNE = {"strategy": "finetune", "epochs": 3, "batch_size": 16, **ARITHMETIC}
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +144,7 @@ def test_a_training_on_two_domains_goes_on_after_a_kill_and_ends_the_same(
 
     monkeypatch.setattr(State, "save", stopping)
     monkeypatch.setattr(soup, "blend", watched)
-    monkeypatch.setattr(tuning, "clustered_error", lambda differences, groups: 0.0)  # any gain will do
+    monkeypatch.setattr(blending, "clustered_error", lambda differences, groups: 0.0)  # any gain will do
     with pytest.raises(KilledError):
         train.run(workspace, params)
     infos = []
@@ -165,11 +159,48 @@ def test_a_training_on_two_domains_goes_on_after_a_kill_and_ends_the_same(
     assert all(torch.equal(a[name], b[name]) for a, b in zip(resumed, whole, strict=True) for name in b)
 
 
-def test_a_probe_that_wins_is_untouched_by_the_fine_tuning_that_lost(weights: Path, tmp_path: Path) -> None:
-    alone = trained(tmp_path / "alone", weights, strategy="probe")
+def test_a_challenger_that_at_once_beats_the_probe_trains_longer_also_after_a_kill(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "clustered_error", lambda differences, groups: 0.0)  # any gain will do
+    settings = {"strategy": "auto", "budget_seconds": 0.025, **ARITHMETIC}
+    undisturbed = trained(tmp_path / "one", weights, **settings)
+    assert "Partial, 7 of 7 epochs" in undisturbed["report"]
+    assert (
+        "It beat the probe in its first epoch and so had 2 times train.budget_seconds"
+        in undisturbed["report"]
+    )
+    by_name = trained(tmp_path / "partial", weights, **settings | {"strategy": "partial"})
+    assert "Partial, 2 of 2 epochs" in by_name["report"]
+
+    class KilledError(Exception):
+        """Stands for the kill."""
+
+    workspace, save = tiny_training.make(tmp_path / "two", weights, train=settings), State.save
+
+    def stopping(self: State, epoch: int, *arguments: Any) -> None:
+        save(self, epoch, *arguments)
+        raise KilledError
+
+    for _ in range(2):  # after its first epoch, and after its second
+        monkeypatch.setattr(State, "save", stopping)
+        with pytest.raises(KilledError):
+            train.run(workspace, Params.load(workspace.params))
+    monkeypatch.setattr(State, "save", save)
+    assert train.run(workspace, Params.load(workspace.params)) == 0
+    assert lasting(read_checkpoint(workspace.checkpoint)) == lasting(undisturbed)
+
+
+def test_a_probe_that_wins_is_untouched_by_the_fine_tuning_that_lost(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both = trained(tmp_path / "both", weights, strategy="auto", epochs=2, learning_rate=0.3)
     assert both["strategy"] == "probe"
     assert "partial" in both["validation"] or "not possible" in both["report"]
+    monkeypatch.setattr(choice, "TELLING", 1e9)
+    alone = trained(tmp_path / "alone", weights, strategy="auto", epochs=2)
+    assert "partial" not in alone["validation"]
+    assert "Even a network without a mistake would gain" in alone["report"]
     assert both["sha256"] == alone["sha256"]
 
 
@@ -292,8 +323,8 @@ def test_a_corrupted_checkpoint_is_refused_with_the_next_command(weights: Path, 
 
 
 def test_the_probes_logits_are_the_networks_own(weights: Path, tmp_path: Path) -> None:
+    from pipeline.transfer.classifier import logits_of
     from pipeline.transfer.feeds import PixelFeed
-    from pipeline.transfer.tuning import logits_of
     from pipeline.transforms import Preprocessing
     from pipeline.views import views
 

@@ -16,7 +16,7 @@ from pipeline.params import Data as DataLimits
 from pipeline.sources import SUFFIXES
 from pipeline.transfer import distributed
 from pipeline.transfer.align import Adversary, adapt_statistics, coral
-from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.classifier import Classifier, logits_of
 from pipeline.transfer.features import cached_features
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.finetune import UNFROZEN, side
@@ -24,7 +24,7 @@ from pipeline.transfer.freeze import freeze
 from pipeline.transfer.linear import stored_features, training_examples
 from pipeline.transfer.probe import fit_probe
 from pipeline.transfer.task import Candidate, Task, figures
-from pipeline.transfer.tuning import Settings, epochs, logits_of, tune
+from pipeline.transfer.tuning import Settings, epochs, tune
 from pipeline.views import views
 
 __all__ = ["adapt", "target_views"]
@@ -109,7 +109,7 @@ def _dann(task: Task, probe: Candidate, target: np.ndarray, ids: list[str]) -> C
     freeze(classifier, 1 - unfrozen, keep_statistics=True)
     feed = PixelFeed(target, task.backbone.preprocessing, seed=task.seed, device=task.device)
     adversary = Adversary(task.backbone.width, feed, np.arange(len(ids)), task.seed)
-    count = epochs(task, classifier, side(task), forced=True, name="domain-adversarial training")
+    count, _ = epochs(task, classifier, side(task), forced=True, name="domain-adversarial training")
     settings = Settings(
         name="adapt", learning_rate=LEARNING_RATE, epochs=count, mix=False, unlabelled=digest_json(ids)
     )

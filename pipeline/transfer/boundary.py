@@ -36,6 +36,7 @@ class Halves:
     shape: tuple[int, ...]  # of one image's activations there
     views: int  # stored of each training image
     epochs: int  # of the upper half that the budget allows
+    longer: int  # where it at once beats the probe
 
 
 def planned_halves(task: Task) -> Halves | None:
@@ -72,8 +73,8 @@ def divide(task: Task, classifier: Classifier) -> Halves:
         )
     before = cost.measure(lower, side(task), task.device).forward * (images + (views - 1) * first)
     forced = task.train.strategy == "partial"
-    count = epochs(task, upper, shape, forced=forced, name="partial fine-tuning", before=before)
-    return Halves(lower, upper, place, shape, views, count)
+    count, longer = epochs(task, upper, shape, forced=forced, name="partial fine-tuning", before=before)
+    return Halves(lower, upper, place, shape, views, count, longer)
 
 
 def activations(task: Task, halves: Halves, views: int) -> list[np.ndarray]:

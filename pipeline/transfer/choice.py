@@ -3,8 +3,9 @@
 The rules of ``train.strategy: auto``: with fewer than 10 images a class only a probe can be trusted; up to
 2,000 images its challenger trains few parameters (the top layers of a convolutional network, low-rank
 adapters of a transformer); above, the whole network, its lower layers more slowly, or the upper half where the
-budget does not allow an epoch of that. A network that can't be cut for partial fine-tuning is fine-tuned. A challenger ships only when it is better
-on validation by more than its noise, so what ships is never expected to be worse than the probe.
+budget does not allow an epoch of that. A network that can't be cut for partial fine-tuning is fine-tuned. A
+challenger ships only when it is better on validation by more than its noise, so what ships is never expected to
+be worse than the probe; none is trained where validation could not tell even a perfect one from the probe.
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,22 @@ from torch import nn
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.task import Task
 
-__all__ = ["Comparison", "challengers", "clustered_error", "compare", "is_transformer", "planned"]
+__all__ = [
+    "Comparison",
+    "challengers",
+    "clustered_error",
+    "compare",
+    "is_transformer",
+    "planned",
+    "unbeatable",
+]
 
 FEW = 10  # training images a class, below which only the probe is tried
 INSTEAD = {"partial": "finetune"}  # of a strategy that this network or disk can't do
 MIDDLING = 2_000  # training images, up to which few parameters are trained
+TELLING = (
+    2.0  # standard errors by which a perfect network must be better, for a challenger to be worth its time
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,25 @@ def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray, groups: S
     wins = gain > error and accuracy[1] >= accuracy[0]
     loss = (float(losses[0].mean()), float(losses[1].mean()))
     return Comparison((accuracy[0], accuracy[1]), loss, gain, error, wins)
+
+
+def unbeatable(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> str:
+    """Why these validation images can't tell any network from the one with these logits; empty where they can.
+
+    A perfect network has a log loss of 0: none can gain more than the loss of this one. Where this one makes no
+    mistake, a lower loss would be surer words for the same answers.
+    """
+    told = f"these {len(labels)} validation images"
+    if (logits.argmax(axis=1) == labels).all():
+        return f"It is right on {told}, so no challenger was trained."
+    losses = calibrated_losses(logits, labels)
+    most, error = float(losses.mean()), clustered_error(losses, groups)
+    if most > TELLING * error:
+        return ""
+    return (
+        f"Even a network without a mistake would gain {most:.3f} on {told}, with a standard "
+        f"error of {error:.3f}: less than {TELLING:g} of them, so no challenger was trained."
+    )
 
 
 def clustered_error(values: np.ndarray, groups: Sequence[str]) -> float:

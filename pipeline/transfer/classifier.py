@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
 from pipeline.backbone import features
+from pipeline.transfer.feeds import Feed
 from pipeline.transfer.stages import Standardised, joined
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "logits_of"]
+
+BATCH = 32
 
 
 class Classifier(nn.Module):
@@ -46,3 +50,14 @@ class Classifier(nn.Module):
         for module in self.still:
             module.eval()
         return self
+
+
+@torch.inference_mode()
+def logits_of(network: nn.Module, feed: Feed, rows: np.ndarray, batch: int = BATCH) -> np.ndarray:
+    """float32 [len(rows), classes] of the plain images, where the network is; its modes are the caller's affair."""
+    place = next(network.parameters()).device
+    parts = [
+        network(feed.plain(rows[start : start + batch]).to(place))[0].float().cpu().numpy()
+        for start in range(0, len(rows), batch)
+    ]
+    return np.concatenate(parts)

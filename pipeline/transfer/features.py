@@ -23,6 +23,7 @@ from pipeline.transfer import distributed
 from pipeline.transfer.augment import augmented, draws, standardised
 from pipeline.transfer.cut import Pooled, whole
 from pipeline.transfer.folding import folded
+from pipeline.transfer.frozen import forward, runtime
 from pipeline.transfer.stages import EveryStage, Taps
 from pipeline.transforms import Preprocessing
 
@@ -140,32 +141,33 @@ def _cached(
 ) -> np.ndarray:
     """The last batch is filled up with copies: a row's value then does not depend on how many others were
     computed with it, so a cache filled in pieces gives the same bits as one filled at once."""
-    key = [backbone.weights["digest"], backbone.name, backbone.kwargs, backbone.preprocessing.fingerprint()]
-    folder = digest_json([*key, place, view, torch.__version__, device.split(":")[0]])[:32]
+    key = [
+        backbone.weights["digest"],
+        backbone.name,
+        backbone.kwargs,
+        backbone.preprocessing.fingerprint(),
+        place,
+    ]
+    folder = digest_json([*key, view, runtime(device), device.split(":")[0]])[:32]
     store = RowStore(workspace.cache / "features" / folder, shape, np.float32)
     if not store.known().keys() >= set(image_ids):
         with store.writing() as writer:
             seen = set(writer.known)
             rows = [row for row, image_id in enumerate(image_ids) if image_id not in seen]
-            module = network().eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            ready = digest_json([*key, str(workspace.cache)])
             silent = len(rows) < SHOW_FROM or not distributed.first()
             bar = tqdm(total=len(rows), desc=f"{place.split()[0]} ({view})", unit="img", disable=silent)
-            with bar, torch.inference_mode():
+            with bar:
                 for start in range(0, len(rows), BATCH):
                     part = rows[start : start + BATCH]
                     filled = part + [part[-1]] * (BATCH - len(part))
-                    values = module(_laid_out(inputs(filled).to(device)))
-                    answers = values.float().cpu().numpy()
+                    batch = inputs(filled)
+                    answers = forward(ready, network, batch, device)(batch).numpy()
                     for number, row in enumerate(part):
                         _check(answers[number], image_ids[row], backbone.name)
                         writer.append(image_ids[row], answers[number])
                     bar.update(len(part))
     return store.read(image_ids)
-
-
-def _laid_out(values: torch.Tensor) -> torch.Tensor:
-    """Channels last where there are channels; a transformer's tokens have none."""
-    return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
 
 
 def _whole(backbone: nn.Module, taps: Taps | None) -> nn.Module:

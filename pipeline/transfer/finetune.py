@@ -31,15 +31,14 @@ def finetune(task: Task, probe: Candidate) -> Candidate:
         last = share == shares[-1]
         forced = task.train.strategy == "finetune" and last
         try:
-            count = epochs(task, classifier, side(task), forced=forced, name="fine-tuning")
+            count, longer = epochs(task, classifier, side(task), forced=forced, name="fine-tuning")
             break
         except SkippedError:
             if last:
                 raise
             said = " The upper half was trained, since one epoch of the whole network does not fit into the budget."
-    found = tune(
-        task, probe, classifier, Settings(name="finetune", learning_rate=LEARNING_RATE, epochs=count)
-    )
+    settings = Settings(name="finetune", learning_rate=LEARNING_RATE, epochs=count, longer=longer)
+    found = tune(task, probe, classifier, settings)
     if share == 1.0:
         said = " The whole network was trained, its lower layers more slowly."
     found.report += said

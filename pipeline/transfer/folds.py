@@ -14,13 +14,13 @@ import numpy as np
 
 from pipeline.metrics import measure
 from pipeline.transfer.calibration import fit_temperature
+from pipeline.transfer.classifier import logits_of
 from pipeline.transfer.confidence import RESAMPLES, prediction_table
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.linear import probe_logits
 from pipeline.transfer.stratify import stratified_folds
 from pipeline.transfer.task import Candidate, Data, Task
-from pipeline.transfer.tuning import logits_of
 
 __all__ = ["CrossValidation", "cross_validate"]
 

@@ -2,7 +2,8 @@
 
 The schedule ends at a rate of zero, so the last epoch is the one to keep, and a few dozen validation images
 can't tell it from a neighbour: an earlier epoch is kept, and training stops early, only where validation
-prefers the earlier one by more than a standard error.
+prefers the earlier one by more than a standard error. A network that beats its rival in its very first epoch,
+still in warm-up, has much to gain: it may train longer than the budget of all others allows.
 
 Every random draw follows from (seed, epoch, row), so a run that was killed and resumed ends bit for bit
 where an undisturbed one does.
@@ -11,6 +12,7 @@ where an undisturbed one does.
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +34,9 @@ __all__ = ["Curve", "Tuned", "fit"]
 PATIENCE = 3  # epochs in a row that validation finds worse than the best, beyond its noise
 
 
+Beats = Callable[[np.ndarray], bool]  # whether a network with these validation logits beats its rival
+
+
 class Curve(Protocol):
     """Takes the losses as training goes."""
 
@@ -45,6 +50,7 @@ class Tuned:
     tensors: dict[str, torch.Tensor]  # what ``trained`` names, on the CPU
     logits: np.ndarray  # [validation, classes] of the kept epoch
     epoch: int  # the kept one, from 1; while training goes, the one with the lowest validation loss
+    planned: int  # epochs that it was to have
     # step, loss of training and of validation, and by how many standard errors the best epoch is better
     history: list[dict[str, float]] = field(default_factory=list)
     images: int = 0  # shown in this process, for the speed
@@ -79,36 +85,35 @@ def fit(
     alignment: Alignment | None = None,
     curve: Curve | None = None,
     snapshots: int = 0,
+    longer: int = 0,
+    beats: Beats | None = None,
 ) -> Tuned:
     """Train what is not frozen in ``classifier``; keep the last epoch, or the best where it is clearly better.
 
     Args:
         network: maps the feed's inputs to (logits, embedding); the classifier itself, or its upper part.
         snapshots: keep the tensors of so many last epochs.
+        longer: epochs to train instead, where the first one's network ``beats`` its rival.
 
     Raises:
         DivergedError: the loss, its gradient or a validation logit is no number, before any epoch was finished; later it ends the training.
         TooLargeError: not even a single image fits into memory.
     """
     steps = Steps(classifier, network, data, recipe, alignment)
-    tuned = Tuned({}, np.empty(0), 0)
-    started = _resume(steps, tuned, state, recipe.epochs)
+    tuned = Tuned({}, np.empty(0), 0, recipe.epochs)
+    epoch = _resume(steps, tuned, state)
     for entry in tuned.history:
         _tell(curve, entry)
-    total = recipe.epochs * len(data.train)
+    each = len(data.train)
     bar = tqdm(
-        total=total,
-        initial=started * len(data.train),
+        total=tuned.planned * each,
+        initial=epoch * each,
         desc="train",
         unit="img",
         disable=not distributed.first(),
     )
     with bar:
-        for epoch in range(started, recipe.epochs):
-            if len(tuned.history) > PATIENCE and all(
-                entry["behind"] > 1 for entry in tuned.history[-PATIENCE:]
-            ):
-                break
+        while epoch < tuned.planned and not _past_its_best(tuned):
             try:
                 loss = _epoch(steps, tuned, epoch, bar)
                 _judge(steps, tuned, epoch, loss)
@@ -125,8 +130,12 @@ def fit(
                 tuned.snapshots = (
                     [*tuned.snapshots[1 - snapshots :], steps.kept()] if snapshots > 1 else [steps.kept()]
                 )
+            if epoch == 0 and longer > tuned.planned and beats and beats(tuned.logits):
+                tuned.planned, bar.total = longer, longer * each
+                steps.stretch(longer)
             if state and distributed.first():
                 _save(steps, tuned, epoch, state)
+            epoch += 1
     if not tuned.ended and tuned.epoch < len(tuned.history) and tuned.history[-1]["behind"] <= 1:
         tuned.logits, tuned.epoch = steps.predict(data.validation), len(tuned.history)
         tuned.tensors = steps.kept()
@@ -135,12 +144,17 @@ def fit(
     return tuned
 
 
+def _past_its_best(tuned: Tuned) -> bool:
+    last = tuned.history[-PATIENCE:]
+    return len(tuned.history) > PATIENCE and all(entry["behind"] > 1 for entry in last)
+
+
 def _tell(curve: Curve | None, entry: dict[str, float]) -> None:
     if curve and distributed.first():
         curve(int(entry["step"]), train=entry["train"], validation=entry["validation"])
 
 
-def _resume(steps: Steps, tuned: Tuned, state: State | None, epochs: int) -> int:
+def _resume(steps: Steps, tuned: Tuned, state: State | None) -> int:
     """How many epochs are done already; ``steps`` and ``tuned`` are put where they were then."""
     kept = state.load() if state else None
     if not distributed.agreed(kept[0] if kept else 0):
@@ -153,9 +167,12 @@ def _resume(steps: Steps, tuned: Tuned, state: State | None, epochs: int) -> int
     steps.restore(tensors)
     tuned.tensors = _below("best.", tensors)
     tuned.logits, tuned.epoch, tuned.history = tensors["logits"].numpy(), facts["best"], facts["history"]
+    if facts["planned"] != tuned.planned:
+        tuned.planned = facts["planned"]
+        steps.stretch(tuned.planned)
     tuned.snapshots = [_below(f"snapshot-{number}.", tensors) for number in range(facts["snapshots"])]
     if distributed.first():
-        print(f"train: resumed after epoch {done} of {epochs}", flush=True)
+        print(f"train: resumed after epoch {done} of {tuned.planned}", flush=True)
     return done
 
 
@@ -218,5 +235,10 @@ def _save(steps: Steps, tuned: Tuned, epoch: int, state: State) -> None:
     tensors |= {"logits": torch.from_numpy(tuned.logits)} | steps.pack()
     for number, snapshot in enumerate(tuned.snapshots):
         tensors |= {f"snapshot-{number}.{name}": value for name, value in snapshot.items()}
-    facts = {"best": tuned.epoch, "history": tuned.history, "snapshots": len(tuned.snapshots)}
+    facts = {
+        "best": tuned.epoch,
+        "history": tuned.history,
+        "planned": tuned.planned,
+        "snapshots": len(tuned.snapshots),
+    }
     state.save(epoch + 1, tensors, facts)

@@ -85,8 +85,10 @@ def lora(task: Task, probe: Candidate) -> Candidate:
     names = adapt_layers(classifier, task.train.lora_rank, task.train.unfreeze or UNFROZEN, task.seed)
     own = cost.memory(classifier, shape, batch)
     forced = task.train.strategy == "lora"
-    count = epochs(task, classifier, shape, forced=forced, name="LoRA")
-    settings = Settings(name="lora", learning_rate=LEARNING_RATE, layer_decay=1.0, epochs=count)
+    count, longer = epochs(task, classifier, shape, forced=forced, name="LoRA")
+    settings = Settings(
+        name="lora", learning_rate=LEARNING_RATE, layer_decay=1.0, epochs=count, longer=longer
+    )
     found = tune(task, probe, classifier, settings)
     merge(found.classifier)
     found.figures |= {

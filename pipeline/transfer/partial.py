@@ -28,7 +28,9 @@ def partial(task: Task, probe: Candidate) -> Candidate:
     stores = activations(task, halves, halves.views)
     seconds = time.perf_counter() - started
     feed = ActivationFeed(stores, seed=task.seed, device=task.device)
-    settings = Settings(name="partial", learning_rate=LEARNING_RATE, epochs=halves.epochs, mix=False)
+    settings = Settings(
+        name="partial", learning_rate=LEARNING_RATE, epochs=halves.epochs, longer=halves.longer, mix=False
+    )
     found = tune(task, probe, classifier, settings, network=halves.upper, feed=feed)
     found.seconds["activations"] = seconds
     found.report += (

@@ -28,7 +28,7 @@ def progressive(task: Task, probe: Candidate) -> Candidate:
     forced = task.train.strategy == "progressive"
     middle = copy.deepcopy(probe.classifier)
     freeze(middle, 1 - PHASES[1][0], keep_statistics=True)
-    count = epochs(task, middle, side(task), forced=forced, name="progressive unfreezing")
+    count, _ = epochs(task, middle, side(task), forced=forced, name="progressive unfreezing")
     if count < len(PHASES) and not forced:
         raise SkippedError(
             f"Progressive unfreezing was skipped: train.budget_seconds allows {count} epochs, it needs {len(PHASES)}."

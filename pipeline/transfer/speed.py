@@ -127,7 +127,9 @@ def _measured(
     for other in alternatives:
         seconds = _timed(step, other, 1)
         if seconds < HOPELESS * default:
-            seconds = min(seconds, _timed(step, other, TIMED))
+            seconds = min(seconds, _timed(step, other, 1))
+        if seconds < default:
+            seconds = min(seconds, _timed(step, other, TIMED - 1))
         said.append(f"{words(other)} {seconds:.3g} s")
         if seconds * CLEARLY < default and seconds < taken:
             best, taken = other, seconds

@@ -1,13 +1,14 @@
 """One optimizer step after the other: network, loss, optimizer, schedule, moving average.
 
 AdamW with timm's layer-decayed learning rates: its groups carry ``lr_scale``, which timm's scheduler
-applies at every step. Warm-up, then a cosine to zero over a number of steps that is fixed beforehand.
+applies at every step. Warm-up, then a cosine to zero over a number of steps that is fixed beforehand, but for
+one stretching.
 """
 
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -70,19 +71,28 @@ class Steps:
         if alignment is not None and any(True for _ in alignment.parameters()):
             groups.append({"params": list(alignment.to(recipe.device).parameters()), "lr_scale": 1.0})
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
-        self.schedule = CosineLRScheduler(
-            self.optimizer,
-            t_initial=recipe.epochs * self.count,
-            warmup_t=max(1, round(WARM_UP * recipe.epochs * self.count)),
-            warmup_prefix=False,
-            t_in_epochs=False,
-        )
+        self.schedule = self._scheduled()
         self.names = {id(parameter): name for name, parameter in classifier.named_parameters()}
         if alignment is not None:
             self.names |= {id(p): f"alignment.{name}" for name, p in alignment.named_parameters()}
         self.average = Average(trained(classifier), recipe.average) if recipe.average else None
         learnt = data.labels[data.train]
         self.objective = Objective(data.plan, learnt, classifier.head.out_features, recipe, alignment)
+
+    def stretch(self, epochs: int) -> None:
+        """From now on the schedule is that of a training of so many epochs."""
+        self.recipe = self.objective.recipe = replace(self.recipe, epochs=epochs)
+        self.schedule = self._scheduled()
+
+    def _scheduled(self) -> CosineLRScheduler:
+        steps = self.recipe.epochs * self.count
+        return CosineLRScheduler(
+            self.optimizer,
+            t_initial=steps,
+            warmup_t=max(1, round(WARM_UP * steps)),
+            warmup_prefix=False,
+            t_in_epochs=False,
+        )
 
     def step(self, batch: np.ndarray, epoch: int, step: int) -> float:
         """Learn from the training rows number ``batch``; their mean loss.

@@ -1,6 +1,5 @@
 """A network as an ONNX file, and the proof that ONNX Runtime answers like torch."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,30 +8,22 @@ from torch import nn
 
 from pipeline.bundle import Bundle
 from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.exporter import export
 
 __all__ = ["parity_error", "write_onnx"]
-
-OPSET = 17
 
 
 def write_onnx(network: nn.Module, side: int, target: Path) -> None:
     """images [n, 3, side, side] → logits [n, classes], embedding [n, width]; n is free, the sides are not."""
-    with warnings.catch_warnings():
-        # The exporter without torch.export calls itself legacy, in several ways: the new one needs onnxscript
-        # and is no better for these networks.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        # Sizes become constants of the graph: meant, since the bundle's preprocessing fixes them.
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        torch.onnx.export(
-            network.eval(),
-            (torch.zeros(2, 3, side, side),),
-            str(target),
-            input_names=["images"],
-            output_names=["logits", "embedding"],
-            dynamic_axes={name: {0: "n"} for name in ("images", "logits", "embedding")},
-            opset_version=OPSET,
-            dynamo=False,
-        )
+    outputs = ["logits", "embedding"]
+    export(
+        network.eval(),
+        torch.zeros(2, 3, side, side),
+        str(target),
+        inputs=["images"],
+        outputs=outputs,
+        free=True,
+    )
 
 
 @torch.inference_mode()

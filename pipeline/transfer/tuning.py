@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from pipeline.artifacts import digest_json
-from pipeline.transfer import cost, distributed, soup, speed
-from pipeline.transfer.calibration import calibrated_losses
-from pipeline.transfer.choice import clustered_error, compare
+from pipeline.transfer import cost, distributed, speed
+from pipeline.transfer.blending import SOUP, blended, domains
+from pipeline.transfer.choice import compare
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.feeds import Feed, PixelFeed
 from pipeline.transfer.loop import Tuned, fit
@@ -26,7 +24,7 @@ from pipeline.transfer.task import Candidate, Task, figures
 __all__ = ["Settings", "SkippedError", "epochs", "labelled", "pixel_feed", "tune"]
 
 BATCH = 32
-SOUP = 5  # last epochs that a soup is made of
+LONGER = 2  # times the budget, for a challenger that at once beats the probe
 
 
 class SkippedError(Exception):
@@ -41,6 +39,7 @@ class Settings:
     learning_rate: float
     layer_decay: float = 0.8
     epochs: int
+    longer: int = 0  # epochs of auto's challenger that beats the probe in its first one
     flags: Flags | None = None  # None: measured
     mix: bool = True  # whether params.yaml's mixing applies (it needs pixels)
     phase: int = 0
@@ -66,15 +65,18 @@ def labelled(task: Task, feed: Feed) -> Labelled:
 
 def epochs(
     task: Task, network: nn.Module, shape: tuple[int, ...], *, forced: bool, name: str, before: float = 0.0
-) -> int:
-    """How many epochs fit into the budget; ``before`` are nominal seconds that are spent first.
+) -> tuple[int, int]:
+    """How many epochs fit into the budget, and how many ``auto`` gives a challenger that at once beats the probe.
+
+    Args:
+        before: nominal seconds that are spent first.
 
     Raises:
         SkippedError: not even one does, and params.yaml does not force the strategy.
     """
     train = task.train
     if train.epochs is not None:
-        return train.epochs
+        return train.epochs, 0
     one = cost.measure(network, shape, task.device)
     seconds = one.train * len(task.data.train) + one.forward * len(task.data.validation)
     count = cost.epochs_within(max(train.budget_seconds - before, 0.0), seconds)
@@ -83,7 +85,8 @@ def epochs(
             f"{name.capitalize()} was skipped: one epoch costs about {seconds + before:.2g} s on the nominal machine, "
             f"train.budget_seconds allows {train.budget_seconds:g} s."
         )
-    return max(count, 1)
+    ample = LONGER * train.budget_seconds - before if train.strategy == "auto" else 0.0
+    return max(count, 1), cost.epochs_within(max(ample, 0.0), seconds)
 
 
 def tune(
@@ -105,18 +108,21 @@ def tune(
     data = labelled(task, feed or pixel_feed(task))
     recipe, reason = _recipe(task, module, data, settings)
     state = State(task.workspace.unfinished, _key(task, start, recipe, settings))
-    blends = SOUP if len({task.data.domains[row] for row in data.validation}) > 1 else 0
+    snapshots = SOUP if domains(task) > 1 else 0
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
+
+    labels = data.labels[data.validation]
+    groups = [task.data.groups[row] for row in data.validation]
     tuned = fit(
         classifier, module, data, recipe, state,
-        alignment=alignment, snapshots=blends,
+        alignment=alignment, snapshots=snapshots, longer=settings.longer,
+        beats=lambda logits: compare(start.logits, logits, labels, groups).second_wins,
         curve=functools.partial(task.curves.log, settings.name) if task.curves else None,
     )  # fmt: skip
-    said = ""
-    if blends:
-        said = _blended(task, classifier, module, data, tuned, before)
+    said = f" {blended(task, classifier, module, data, tuned, before)}" if snapshots else ""
     return replace(
-        _candidate(task, start, classifier, tuned, recipe, settings, said), arithmetic={settings.name: reason}
+        _candidate(task, start, classifier, tuned, recipe, settings, said),
+        arithmetic={settings.name: reason},
     )
 
 
@@ -150,52 +156,6 @@ def _recipe(task: Task, network: nn.Module, data: Labelled, settings: Settings) 
     ), reason
 
 
-def _blended(
-    task: Task,
-    classifier: Classifier,
-    network: nn.Module,
-    data: Labelled,
-    tuned: Tuned,
-    before: dict[str, torch.Tensor],
-) -> str:
-    """With a second domain to judge by: WiSE-FT and a soup of the last epochs; the best stays in ``classifier``."""
-    labels = data.labels[data.validation]
-    groups = [task.data.groups[row] for row in data.validation]
-    _, domain, sizes = np.unique(
-        [task.data.domains[row] for row in data.validation], return_inverse=True, return_counts=True
-    )
-    weights = len(labels) / len(sizes) / sizes[domain]  # each domain counts the same
-
-    def answer(tensors: dict[str, torch.Tensor]) -> np.ndarray:
-        classifier.load_state_dict(tensors, strict=False)
-        return logits_of(network, data.feed, data.validation)
-
-    def losses(logits: np.ndarray) -> np.ndarray:
-        weighted: np.ndarray = weights * calibrated_losses(logits, labels)
-        return weighted
-
-    classifier.to(task.device)
-    network.to(task.device)
-    chosen = soup.blend(
-        before, tuned.tensors, tuned.snapshots, answer, losses, lambda values: clustered_error(values, groups)
-    )
-    tuned.tensors, tuned.logits = chosen.tensors, chosen.logits
-    classifier.load_state_dict(chosen.tensors, strict=False)
-    classifier.to("cpu")
-    return f" {chosen.report}"
-
-
-@torch.inference_mode()
-def logits_of(network: nn.Module, feed: Feed, rows: np.ndarray, batch: int = BATCH) -> np.ndarray:
-    """float32 [len(rows), classes] of the plain images, where the network is; its modes are the caller's affair."""
-    place = next(network.parameters()).device
-    parts = [
-        network(feed.plain(rows[start : start + batch]).to(place))[0].float().cpu().numpy()
-        for start in range(0, len(rows), batch)
-    ]
-    return np.concatenate(parts)
-
-
 def _candidate(
     task: Task,
     start: Candidate,
@@ -210,10 +170,12 @@ def _candidate(
     outcome: dict[str, Any] = figures(tuned.logits, labels)
     comparison = compare(start.logits, tuned.logits, labels, [data.groups[row] for row in data.validation])
     ended = f" {tuned.ended.capitalize()}." if tuned.ended else ""
-    if not ended and task.train.epochs is None and tuned.epoch == recipe.epochs < cost.MOST_EPOCHS:
-        ended = f" It was best at its last epoch: a train.budget_seconds above {task.train.budget_seconds:g} may give more."
+    if tuned.planned > recipe.epochs:
+        ended = f" It beat the {start.strategy} in its first epoch and so had {LONGER} times train.budget_seconds.{ended}"
+    if not tuned.ended and task.train.epochs is None and tuned.epoch == tuned.planned < cost.MOST_EPOCHS:
+        ended += f" It was best at its last epoch: a train.budget_seconds above {task.train.budget_seconds:g} may give more."
     text = (
-        f"{settings.name.capitalize()}, {len(tuned.history)} of {recipe.epochs} epochs, the network after epoch {tuned.epoch}: accuracy "
+        f"{settings.name.capitalize()}, {len(tuned.history)} of {tuned.planned} epochs, the network after epoch {tuned.epoch}: accuracy "
         f"{outcome['accuracy']:.3f}, log loss {outcome['log_loss']:.3f}; the gain over the {start.strategy} is "
         f"{comparison.gain:.3f} with a standard error of {comparison.error:.3f}. Arithmetic: {speed.words(recipe.flags)}.{said}{ended}"
     )
