@@ -144,7 +144,7 @@ class Train:
     compile: Literal["auto", "on", "off"] = "auto"
     device: str = "auto"
     processes: int | Literal["auto"] = "auto"
-    budget_seconds: float = 60.0
+    budget_seconds: float = 70.0
     learning_rate: float | None = None
     unfreeze: float | None = None
     views: int | None = None

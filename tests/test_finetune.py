@@ -18,10 +18,11 @@ from pipeline.params import Model
 from pipeline.transfer import cost
 from pipeline.transfer.augment import _resized, _sampled, augmented, draws, standardised
 from pipeline.transfer.classifier import Classifier, logits_of
+from pipeline.transfer.course import Tuned
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.freeze import freeze, layer_of, trained
 from pipeline.transfer.imbalance import Plan
-from pipeline.transfer.loop import Tuned, fit
+from pipeline.transfer.loop import fit
 from pipeline.transfer.lora import adapt_layers
 from pipeline.transfer.recipe import DivergedError, Recipe
 from pipeline.transfer.resume import State, unpack_optimizer

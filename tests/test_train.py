@@ -165,13 +165,13 @@ def test_a_challenger_that_at_once_beats_the_probe_trains_longer_also_after_a_ki
     monkeypatch.setattr(choice, "clustered_error", lambda differences, groups: 0.0)  # any gain will do
     settings = {"strategy": "auto", "budget_seconds": 0.025, **ARITHMETIC}
     undisturbed = trained(tmp_path / "one", weights, **settings)
-    assert "Partial, 7 of 7 epochs" in undisturbed["report"]
+    assert "Partial, 8 of 8 epochs" in undisturbed["report"]
     assert (
         "It beat the probe in its first epoch and so had 2 times train.budget_seconds"
         in undisturbed["report"]
     )
     by_name = trained(tmp_path / "partial", weights, **settings | {"strategy": "partial"})
-    assert "Partial, 2 of 2 epochs" in by_name["report"]
+    assert "Partial, 3 of 3 epochs" in by_name["report"]
 
     class KilledError(Exception):
         """Stands for the kill."""
@@ -189,6 +189,18 @@ def test_a_challenger_that_at_once_beats_the_probe_trains_longer_also_after_a_ki
     monkeypatch.setattr(State, "save", save)
     assert train.run(workspace, Params.load(workspace.params)) == 0
     assert lasting(read_checkpoint(workspace.checkpoint)) == lasting(undisturbed)
+
+
+def test_a_challenger_far_behind_the_probe_is_given_up_in_its_last_third(
+    weights: Path, tmp_path: Path
+) -> None:
+    settings = {"budget_seconds": 60, "learning_rate": 0.3, **ARITHMETIC}
+    info = trained(tmp_path / "auto", weights, strategy="auto", **settings)
+    assert info["strategy"] == "probe"
+    assert "Partial, 8 of 12 epochs" in info["report"]
+    assert "It was given up after epoch 8, behind the network that it had to beat." in info["report"]
+    by_name = trained(tmp_path / "partial", weights, strategy="partial", **settings)
+    assert "given up" not in by_name["report"]
 
 
 def test_a_probe_that_wins_is_untouched_by_the_fine_tuning_that_lost(

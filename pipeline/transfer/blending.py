@@ -8,7 +8,7 @@ from pipeline.transfer import soup
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.choice import clustered_error
 from pipeline.transfer.classifier import Classifier, logits_of
-from pipeline.transfer.loop import Tuned
+from pipeline.transfer.course import Tuned
 from pipeline.transfer.steps import Labelled
 from pipeline.transfer.task import Task
 

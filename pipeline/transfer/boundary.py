@@ -71,7 +71,7 @@ def divide(task: Task, classifier: Classifier) -> Halves:
             f"the activations at {place} ({'x'.join(map(str, shape))} floats an image) of {images} images take more than a "
             "fifth of the free disk: set train.strategy to finetune, a smaller train.unfreeze, or move VISIONLOOP_HOME"
         )
-    before = cost.measure(lower, side(task), task.device).forward * (images + (views - 1) * first)
+    before = cost.frozen(lower, side(task), task.device) * (images + (views - 1) * first)
     forced = task.train.strategy == "partial"
     count, longer = epochs(task, upper, shape, forced=forced, name="partial fine-tuning", before=before)
     return Halves(lower, upper, place, shape, views, count, longer)

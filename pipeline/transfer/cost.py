@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-__all__ = ["MOST_EPOCHS", "Cost", "Memory", "epochs_within", "measure", "memory"]
+__all__ = ["MOST_EPOCHS", "Cost", "Memory", "epochs_within", "frozen", "measure", "memory"]
 
 MULTIPLY_ADDS = 95e9  # per second
 ELEMENTS = 2e9  # per second
 BACKWARD = 2.0  # times the forward pass, for the layers that are trained
+FROZEN = 0.5  # times torch's forward pass, of ONNX Runtime's on a CPU (see frozen.py)
 GPU = 100.0  # a GPU counts as so many nominal machines
 MOST_EPOCHS = 12
 
@@ -79,6 +80,12 @@ def measure(network: nn.Module, shape: tuple[int, ...], device: str) -> Cost:
             hook.remove()
     speed = GPU if device.startswith("cuda") else 1.0
     return Cost(forward / speed, (forward + backward) / speed)
+
+
+def frozen(network: nn.Module, shape: tuple[int, ...], device: str) -> float:
+    """Nominal seconds of one image's pass through a network that is only read."""
+    torch_alone = measure(network, shape, device).forward
+    return torch_alone if device.startswith("cuda") else FROZEN * torch_alone
 
 
 def _is_leaf(name: str, module: nn.Module) -> bool:

@@ -2,8 +2,9 @@
 
 The schedule ends at a rate of zero, so the last epoch is the one to keep, and a few dozen validation images
 can't tell it from a neighbour: an earlier epoch is kept, and training stops early, only where validation
-prefers the earlier one by more than a standard error. A network that beats its rival in its very first epoch,
-still in warm-up, has much to gain: it may train longer than the budget of all others allows.
+prefers the earlier one by more than a standard error, and not in the schedule's first half, since a network may be
+worse while the rate is high that ends the best. Beside a rival, one that is clearly behind it in the last third
+is given up; one that beats it in its very first epoch, still in warm-up, has much to gain and trains longer.
 
 Every random draw follows from (seed, epoch, row), so a run that was killed and resumed ends bit for bit
 where an undisturbed one does.
@@ -12,8 +13,6 @@ where an undisturbed one does.
 import math
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -24,55 +23,19 @@ from tqdm import tqdm
 from pipeline.transfer import distributed
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.course import Rival, Tuned, given_up, past_its_best
 from pipeline.transfer.objective import Alignment
 from pipeline.transfer.recipe import DivergedError, Recipe
 from pipeline.transfer.resume import State
 from pipeline.transfer.steps import NAMED, Labelled, Steps
 
-__all__ = ["Curve", "Tuned", "fit"]
-
-PATIENCE = 3  # epochs in a row that validation finds worse than the best, beyond its noise
-
-
-Beats = Callable[[np.ndarray], bool]  # whether a network with these validation logits beats its rival
+__all__ = ["Curve", "fit"]
 
 
 class Curve(Protocol):
     """Takes the losses as training goes."""
 
     def __call__(self, step: int, **losses: float) -> None: ...
-
-
-@dataclass
-class Tuned:
-    """The kept epoch's tensors, and how training went."""
-
-    tensors: dict[str, torch.Tensor]  # what ``trained`` names, on the CPU
-    logits: np.ndarray  # [validation, classes] of the kept epoch
-    epoch: int  # the kept one, from 1; while training goes, the one with the lowest validation loss
-    planned: int  # epochs that it was to have
-    # step, loss of training and of validation, and by how many standard errors the best epoch is better
-    history: list[dict[str, float]] = field(default_factory=list)
-    images: int = 0  # shown in this process, for the speed
-    seconds: float = 0.0  # of training in this process, without validation
-    ended: str = ""  # why, where it was not by schedule
-    snapshots: list[dict[str, torch.Tensor]] = field(
-        default_factory=list
-    )  # of the last epochs, where asked for
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps up to the kept epoch."""
-        return int(self.history[self.epoch - 1]["step"]) if self.epoch else 0
-
-    @property
-    def curve(self) -> list[tuple[int, float, str]]:
-        """Step, loss, split."""
-        return [
-            (int(entry["step"]), float(entry[part]), part)
-            for entry in self.history
-            for part in ("train", "validation")
-        ]
 
 
 def fit(
@@ -85,15 +48,13 @@ def fit(
     alignment: Alignment | None = None,
     curve: Curve | None = None,
     snapshots: int = 0,
-    longer: int = 0,
-    beats: Beats | None = None,
+    rival: Rival | None = None,
 ) -> Tuned:
     """Train what is not frozen in ``classifier``; keep the last epoch, or the best where it is clearly better.
 
     Args:
         network: maps the feed's inputs to (logits, embedding); the classifier itself, or its upper part.
         snapshots: keep the tensors of so many last epochs.
-        longer: epochs to train instead, where the first one's network ``beats`` its rival.
 
     Raises:
         DivergedError: the loss, its gradient or a validation logit is no number, before any epoch was finished; later it ends the training.
@@ -113,10 +74,13 @@ def fit(
         disable=not distributed.first(),
     )
     with bar:
-        while epoch < tuned.planned and not _past_its_best(tuned):
+        while epoch < tuned.planned and not past_its_best(tuned):
+            if given_up(tuned):
+                tuned.ended = f"it was given up after epoch {epoch}, behind the network that it had to beat"
+                break
             try:
                 loss = _epoch(steps, tuned, epoch, bar)
-                _judge(steps, tuned, epoch, loss)
+                _judge(steps, tuned, epoch, loss, rival)
             except DivergedError as error:
                 if not tuned.epoch:
                     raise
@@ -130,9 +94,9 @@ def fit(
                 tuned.snapshots = (
                     [*tuned.snapshots[1 - snapshots :], steps.kept()] if snapshots > 1 else [steps.kept()]
                 )
-            if epoch == 0 and longer > tuned.planned and beats and beats(tuned.logits):
-                tuned.planned, bar.total = longer, longer * each
-                steps.stretch(longer)
+            if epoch == 0 and rival and rival.longer > tuned.planned and rival.beaten(tuned.logits):
+                tuned.planned, bar.total = rival.longer, rival.longer * each
+                steps.stretch(rival.longer)
             if state and distributed.first():
                 _save(steps, tuned, epoch, state)
             epoch += 1
@@ -142,11 +106,6 @@ def fit(
     classifier.load_state_dict(tuned.tensors, strict=False)
     classifier.to("cpu").eval()
     return tuned
-
-
-def _past_its_best(tuned: Tuned) -> bool:
-    last = tuned.history[-PATIENCE:]
-    return len(tuned.history) > PATIENCE and all(entry["behind"] > 1 for entry in last)
 
 
 def _tell(curve: Curve | None, entry: dict[str, float]) -> None:
@@ -196,7 +155,7 @@ def _epoch(steps: Steps, tuned: Tuned, epoch: int, bar: tqdm) -> float:
     return losses / len(order)
 
 
-def _judge(steps: Steps, tuned: Tuned, epoch: int, loss: float) -> None:
+def _judge(steps: Steps, tuned: Tuned, epoch: int, loss: float, rival: Rival | None) -> None:
     """Validate this epoch, and remember it where it is the best so far.
 
     Raises:
@@ -214,11 +173,13 @@ def _judge(steps: Steps, tuned: Tuned, epoch: int, loss: float) -> None:
         )
     losses = calibrated_losses(logits, labels)
     worse = losses - calibrated_losses(tuned.logits, labels) if tuned.epoch else -losses
+    short = losses - calibrated_losses(rival.logits, labels) if rival else -losses
     entry = {
         "step": (epoch + 1) * steps.count,
         "train": round(loss, 6),
         "validation": round(float(losses.mean()), 6),
         "behind": round(float(worse.mean() / _error(worse)), 4),
+        "short": round(float(short.mean() / _error(short)), 4),
     }
     tuned.history.append(entry)
     if worse.mean() < 0:

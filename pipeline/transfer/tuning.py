@@ -13,8 +13,9 @@ from pipeline.transfer import cost, distributed, speed
 from pipeline.transfer.blending import SOUP, blended, domains
 from pipeline.transfer.choice import compare
 from pipeline.transfer.classifier import Classifier
+from pipeline.transfer.course import Rival, Tuned
 from pipeline.transfer.feeds import Feed, PixelFeed
-from pipeline.transfer.loop import Tuned, fit
+from pipeline.transfer.loop import fit
 from pipeline.transfer.objective import Alignment
 from pipeline.transfer.recipe import Flags, Recipe
 from pipeline.transfer.resume import State, source_digest
@@ -113,10 +114,14 @@ def tune(
 
     labels = data.labels[data.validation]
     groups = [task.data.groups[row] for row in data.validation]
+    rival = Rival(
+        start.logits,
+        lambda logits: compare(start.logits, logits, labels, groups).second_wins,
+        settings.longer,
+    )
     tuned = fit(
         classifier, module, data, recipe, state,
-        alignment=alignment, snapshots=snapshots, longer=settings.longer,
-        beats=lambda logits: compare(start.logits, logits, labels, groups).second_wins,
+        alignment=alignment, snapshots=snapshots, rival=rival if task.train.strategy == "auto" else None,
         curve=functools.partial(task.curves.log, settings.name) if task.curves else None,
     )  # fmt: skip
     said = f" {blended(task, classifier, module, data, tuned, before)}" if snapshots else ""

@@ -1,0 +1,69 @@
+"""How a training went, and when validation ends it before its schedule does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+__all__ = ["Rival", "Tuned", "given_up", "past_its_best"]
+
+PATIENCE = 3  # epochs in a row that validation finds worse than the best, or the rival, beyond its noise
+PAST = 1 / 2  # of the schedule, from which on epochs worse than the best end it
+LATE = 2 / 3  # of the schedule, from which on epochs worse than the rival do
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The network to be better than."""
+
+    logits: np.ndarray  # [validation, classes]
+    beaten: Callable[[np.ndarray], bool]  # whether by a network with these logits
+    longer: int  # epochs to train instead, where it is beaten in the first
+
+
+@dataclass
+class Tuned:
+    """The kept epoch's tensors, and how training went."""
+
+    tensors: dict[str, torch.Tensor]  # what ``trained`` names, on the CPU
+    logits: np.ndarray  # [validation, classes] of the kept epoch
+    epoch: int  # the kept one, from 1; while training goes, the one with the lowest validation loss
+    planned: int  # epochs that it was to have
+    # step, loss of training and of validation, and by how many standard errors the best epoch and the rival are better
+    history: list[dict[str, float]] = field(default_factory=list)
+    images: int = 0  # shown in this process, for the speed
+    seconds: float = 0.0  # of training in this process, without validation
+    ended: str = ""  # why, where it was not by schedule
+    snapshots: list[dict[str, torch.Tensor]] = field(
+        default_factory=list
+    )  # of the last epochs, where asked for
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps up to the kept epoch."""
+        return int(self.history[self.epoch - 1]["step"]) if self.epoch else 0
+
+    @property
+    def curve(self) -> list[tuple[int, float, str]]:
+        """Step, loss, split."""
+        return [
+            (int(entry["step"]), float(entry[part]), part)
+            for entry in self.history
+            for part in ("train", "validation")
+        ]
+
+
+def past_its_best(tuned: Tuned) -> bool:
+    """Whether validation told, epoch after epoch, that the best one lies behind."""
+    return len(tuned.history) > PATIENCE and _worse(tuned, "behind", PAST)
+
+
+def given_up(tuned: Tuned) -> bool:
+    """Whether the network is clearly behind its rival, and the rate too low for it to catch up."""
+    return len(tuned.history) >= PATIENCE and _worse(tuned, "short", LATE)
+
+
+def _worse(tuned: Tuned, by: str, since: float) -> bool:
+    late = len(tuned.history) >= since * tuned.planned
+    return late and all(entry[by] > 1 for entry in tuned.history[-PATIENCE:])
