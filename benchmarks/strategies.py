@@ -38,7 +38,7 @@ from benchmarks.sets import SETS, Prepared, prepare, real_data
 from pipeline.backbone import load
 from pipeline.images import decode
 from pipeline.intervals import proportion
-from pipeline.params import Model
+from pipeline.params import Model, Train
 from pipeline.train import train
 from pipeline.transfer.classifier import logits_of
 from pipeline.transfer.device import deterministic
@@ -247,7 +247,10 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument(
-        "--budget", type=float, default=60.0, help="s on the nominal machine (default: %(default)s)"
+        "--budget",
+        type=float,
+        default=Train().budget_seconds,
+        help="s on the nominal machine (default: %(default)s)",
     )
     parser.add_argument("--image-size", type=int, default=128, help="px (default: %(default)s)")
     parser.add_argument("--work", type=Path, required=True, help="where images, caches and runs.jsonl lie")

@@ -176,17 +176,11 @@ def described(run: Run) -> dict[str, Any]:
     }
 
 
-def contenders(
-    only: str | None, epochs: int, flags: Callable[[str], list[str]], budget: float | None = None
-) -> list[Contender]:
-    """Ours as it ships and by the probe alone, and the rivals with their best flags, or one side alone.
-
-    With a ``budget`` (``train.budget_seconds``) ours is auto with that alone.
-    """
+def contenders(only: str | None, epochs: int, flags: Callable[[str], list[str]]) -> list[Contender]:
+    """Ours as it ships and by the probe alone, and the rivals with their best flags, or one side alone."""
     found: list[Contender] = []
     if only in (None, "ours"):
-        as_shipped = [Ours("auto"), Ours("probe", {"features": "auto"})]
-        found += as_shipped if budget is None else [Ours("auto", {"budget_seconds": budget})]
+        found += [Ours("auto"), Ours("probe", {"features": "auto"})]
     if only in (None, "timm"):
         found.append(Timm(timm_script(), epochs, flags(Timm.name)))
     if only in (None, "fastai"):
@@ -204,8 +198,6 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=int, default=10, help="the rivals' (default: 10)")
     parser.add_argument("--image-size", type=int, default=128, help="px (default: 128)")
-    parser.add_argument("--budget", type=float, help="auto's train.budget_seconds, instead of what ships")
-    parser.add_argument("--name", default="time_to_accuracy", help="of the result (default: %(default)s)")
     parser.add_argument("--windows", type=int, default=1, help="runs of each contender on each set and seed")
     parser.add_argument(
         "--only", choices=("ours", "timm", "fastai"), help="one side alone; nothing is recorded"
@@ -223,13 +215,13 @@ def main() -> int:
     """Race, and record what came of it."""
     options = _options()
     given = options.flags.split() if options.flags else None
-    field = contenders(
-        options.only, options.epochs, lambda rival: given or chosen(rival, options.results), options.budget
-    )
+    field = contenders(options.only, options.epochs, lambda rival: given or chosen(rival, options.results))
     recorded: AbstractContextManager[Result | None] = (
         nullcontext()
         if options.only
-        else measuring(options.name, what=WHAT, state="cold", force=options.force, results=options.results)
+        else measuring(
+            "time_to_accuracy", what=WHAT, state="cold", force=options.force, results=options.results
+        )
     )
     with recorded as result:
         runs = race(field, options.sets, options.seeds, options.windows, options.image_size, options.work)

@@ -5,7 +5,8 @@
 
 ``auto`` fits the probe on cached frozen features, tries the challenger that suits the amount of data where
 validation could tell a better network and the budget allows an epoch (fine-tuning, where the network can't be
-cut for partial), and keeps it only when it is better on validation by more than its noise. The budget is counted on a nominal machine (see transfer/cost.py), never by the clock. Killed, it goes on after
+cut for partial), and keeps it only when it is better on validation by more than its noise. The budget is counted
+on a nominal machine (see transfer/cost.py), never by the clock. Killed, it goes on after
 the last finished epoch. ``train.processes`` starts torchrun on this machine's GPUs; for several machines
 start torchrun yourself.
 """

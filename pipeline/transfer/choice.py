@@ -30,9 +30,7 @@ __all__ = [
 FEW = 10  # training images a class, below which only the probe is tried
 INSTEAD = {"partial": "finetune"}  # of a strategy that this network or disk can't do
 MIDDLING = 2_000  # training images, up to which few parameters are trained
-TELLING = (
-    2.0  # standard errors by which a perfect network must be better, for a challenger to be worth its time
-)
+TELLING = 2.0  # standard errors by which a perfect network must be better, for any to be worth training
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,13 @@ class Tuned:
     logits: np.ndarray  # [validation, classes] of the kept epoch
     epoch: int  # the kept one, from 1; while training goes, the one with the lowest validation loss
     planned: int  # epochs that it was to have
-    # step, loss of training and of validation, and by how many standard errors the best epoch and the rival are better
+    # Step, loss of training and of validation, and by how many standard errors the best epoch so far, and the
+    # rival, are better.
     history: list[dict[str, float]] = field(default_factory=list)
     images: int = 0  # shown in this process, for the speed
     seconds: float = 0.0  # of training in this process, without validation
     ended: str = ""  # why, where it was not by schedule
-    snapshots: list[dict[str, torch.Tensor]] = field(
-        default_factory=list
-    )  # of the last epochs, where asked for
+    snapshots: list[dict[str, torch.Tensor]] = field(default_factory=list)  # of the last epochs, if asked for
 
     @property
     def step(self) -> int:
