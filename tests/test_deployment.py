@@ -78,7 +78,7 @@ def worker(deployed: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
     try:
         yield log
     finally:
-        stop(process, 60)
+        stop(process, 10)
 
 
 def run_of(server: PrefectServer, deployment: str, count: int = 1) -> dict[str, object]:
