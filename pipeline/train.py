@@ -54,7 +54,9 @@ def run(workspace: Workspace, params: Params) -> int:
             domains = task.data.domains[: task.data.trained]
             task = replace(task, plan=contest.plan.by_domain(domains, params.train.domain_balance))
         kept = train(task)
-        crossed = cross_validate(task, kept.strategy, train) if params.train.folds else None
+        crossed = (
+            cross_validate(task, kept.strategy, train, epochs=kept.epochs) if params.train.folds else None
+        )
         if distributed.first():
             _write(workspace, task, kept, contest, crossed)
     return 0

@@ -43,7 +43,7 @@ def test_its_answers_are_the_networks_to_the_rounding_of_float32(
 
 
 class Unexportable(nn.Module):
-    """Decides by the values, on a kind of number that ONNX has no operator for."""
+    """A function that ONNX has no operator for."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return torch.special.bessel_j0(values).mean(dim=(2, 3))
@@ -51,6 +51,7 @@ class Unexportable(nn.Module):
 
 def test_what_can_not_be_exported_is_answered_by_torch() -> None:
     values = torch.rand(4, 3, 8, 8)
+    assert frozen._by_onnx_runtime(Unexportable(), values) is None
     answers = frozen.forward("odd", Unexportable, values, "cpu")(values)
     torch.testing.assert_close(answers, Unexportable()(values))
 

@@ -18,7 +18,7 @@ from pipeline import train
 from pipeline.artifacts import SPLIT, Workspace, read_json, read_table, write_table
 from pipeline.errors import DataError, IntegrityError, ParamsError, StateError
 from pipeline.params import Params
-from pipeline.transfer import blending, choice, course, features, soup
+from pipeline.transfer import blending, choice, course, features, soup, tuning
 from pipeline.transfer.checkpoint import load_checkpoint, read_checkpoint
 from pipeline.transfer.cut import Upper
 from pipeline.transfer.device import pick_device
@@ -170,6 +170,16 @@ def test_a_challenger_that_at_once_beats_the_probe_trains_longer_also_after_a_ki
         "It beat the probe in its first epoch and so had 2 times train.budget_seconds"
         in undisturbed["report"]
     )
+    lengths, fit = [], tuning.fit
+
+    def counted(*arguments: Any, **named: Any) -> course.Tuned:
+        lengths.append(fit(*arguments, **named))
+        return lengths[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tuning, "fit", counted)
+        trained(tmp_path / "folds", weights, **settings, folds=2)
+    assert [tuned.planned for tuned in lengths] == [8, 8, 8]  # what ships, and each fold as long
     by_name = trained(tmp_path / "partial", weights, **settings | {"strategy": "partial"})
     assert "Partial, 3 of 3 epochs" in by_name["report"]
 

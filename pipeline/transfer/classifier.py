@@ -12,8 +12,6 @@ from pipeline.transfer.stages import Standardised, joined
 
 __all__ = ["Classifier", "logits_of"]
 
-BATCH = 32
-
 
 class Classifier(nn.Module):
     """Images [n, 3, H, W] to logits [n, classes] and the pooled features [n, width] that they come from.
@@ -53,7 +51,7 @@ class Classifier(nn.Module):
 
 
 @torch.inference_mode()
-def logits_of(network: nn.Module, feed: Feed, rows: np.ndarray, batch: int = BATCH) -> np.ndarray:
+def logits_of(network: nn.Module, feed: Feed, rows: np.ndarray, batch: int = 32) -> np.ndarray:
     """float32 [len(rows), classes] of the plain images, where the network is; its modes are the caller's affair."""
     place = next(network.parameters()).device
     parts = [

@@ -141,14 +141,15 @@ def _cached(
 ) -> np.ndarray:
     """The last batch is filled up with copies: a row's value then does not depend on how many others were
     computed with it, so a cache filled in pieces gives the same bits as one filled at once."""
-    key = [
+    made_by = [
         backbone.weights["digest"],
         backbone.name,
         backbone.kwargs,
-        backbone.preprocessing.fingerprint(),
-        place,
+        runtime(device),
+        device.split(":")[0],
     ]
-    folder = digest_json([*key, view, runtime(device), device.split(":")[0]])[:32]
+    key = [*made_by, backbone.preprocessing.fingerprint(), place]
+    folder = digest_json([*key, view])[:32]
     store = RowStore(workspace.cache / "features" / folder, shape, np.float32)
     if not store.known().keys() >= set(image_ids):
         with store.writing() as writer:

@@ -34,8 +34,12 @@ class CrossValidation:
     seconds: float
 
 
-def cross_validate(task: Task, strategy: str, train: Callable[[Task], Candidate]) -> CrossValidation:
+def cross_validate(
+    task: Task, strategy: str, train: Callable[[Task], Candidate], *, epochs: int = 0
+) -> CrossValidation:
     """Train ``strategy`` by ``train`` without each of ``train.folds`` folds in turn, and judge it on that fold.
+
+    ``epochs`` are as many as what ships was to have; 0: as params.yaml says.
 
     Each fold's logits are divided by the temperature of its own inner validation images. The intervals take
     groups as independent; that folds share training images makes them a little too narrow, and there is no
@@ -51,7 +55,7 @@ def cross_validate(task: Task, strategy: str, train: Callable[[Task], Candidate]
         return CrossValidation({"folds": 0, "reason": reason}, f"Not cross-validated: {reason}.", 0.0)
     logits = np.zeros((len(data.labels), len(data.classes)))
     for (trained, validation), (_, held) in zip(found, pairs, strict=True):
-        variant = _variant(task, strategy, trained, validation)
+        variant = _variant(task, strategy, epochs, trained, validation)
         kept = train(variant)
         temperature = fit_temperature(kept.logits, data.labels[validation])
         logits[held] = _answers(task, kept, held) / temperature
@@ -94,8 +98,8 @@ def _parted(task: Task, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | Non
     return (rows[inner[0][0]], rows[inner[0][1]]) if inner else None
 
 
-def _variant(task: Task, strategy: str, trained: np.ndarray, validation: np.ndarray) -> Task:
-    """The task on these rows alone: the same strategy, its plan made for the rows, nothing logged."""
+def _variant(task: Task, strategy: str, epochs: int, trained: np.ndarray, validation: np.ndarray) -> Task:
+    """The task on these rows alone: the same strategy for as many epochs, its plan made for the rows, nothing logged."""
     data, rows = task.data, np.concatenate([trained, validation])
     part = Data(
         classes=data.classes,
@@ -108,7 +112,7 @@ def _variant(task: Task, strategy: str, trained: np.ndarray, validation: np.ndar
     )
     return replace(
         task,
-        train=replace(task.train, strategy=cast(Any, strategy)),
+        train=replace(task.train, strategy=cast(Any, strategy), epochs=epochs or task.train.epochs),
         data=part,
         plan=_plan(task, data.labels[trained]),
         pixels=task.pixels[rows],

@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.transfer.exporter import export
 
-__all__ = ["Forward", "forward", "runtime"]
+__all__ = ["forward", "runtime"]
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 KEPT = 2  # networks that stay ready: the two halves of one that was cut

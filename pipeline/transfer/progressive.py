@@ -61,5 +61,6 @@ def _joined(best: Candidate, found: list[Candidate]) -> Candidate:
         report=" ".join(reports),
         curve=curve,
         steps=sum(phase.steps for phase in found),
+        epochs=0,
         seconds={"progressive": sum(phase.seconds["progressive"] for phase in found)},
     )

@@ -30,7 +30,7 @@ from pipeline.transfer.recipe import Flags
 __all__ = ["Speed", "decide", "machine", "words"]
 
 CLEARLY = 1.25  # times as fast: less is within what two measurements on one machine differ by
-TIMED = 3  # steps, after one to warm up; the fastest counts (of a candidate that one shows to be slower: one)
+TIMED = 3  # steps, after one to warm up; the fastest counts. One is enough for a candidate that it shows to be slower
 HOPELESS = 2.0  # a candidate whose first step takes so many times the best is not timed further
 WORTH = 20.0  # seconds of training, from which on choosing is worth a measurement
 SAVING = 0.3  # of a step, that compiling may save at most

@@ -98,6 +98,7 @@ class Candidate:
     seconds: dict[str, float] = field(default_factory=dict)
     images_per_second: float = 0.0
     steps: int = 0
+    epochs: int = 0  # that it was to be trained for; 0: no one number says it
     figures: dict[str, Any] = field(default_factory=dict)  # on validation; see :func:`figures`
     arithmetic: dict[str, str] = field(
         default_factory=dict

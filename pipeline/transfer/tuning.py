@@ -193,6 +193,7 @@ def _candidate(
         seconds={settings.name: tuned.seconds},
         images_per_second=tuned.images / tuned.seconds if tuned.seconds else 0.0,
         steps=tuned.step,
+        epochs=tuned.planned,
         figures=outcome,
     )
 
