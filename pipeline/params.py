@@ -152,7 +152,7 @@ class Train:
     features: Literal["last", "stages", "auto"] = "last"
     augment: Literal["none", "crop", "trivial", "rand"] = "crop"
     mix: float = 0.0
-    label_smoothing: float = 0.0
+    label_smoothing: float | None = None
     average: float = 0.95
     lora_rank: int = 8
     adapt: Literal["coral", "adabn", "dann"] = "coral"
@@ -166,7 +166,7 @@ class Train:
             _require(value in (None, "auto") or value >= 1, f"train.{name} is {value}; it must be at least 1")
         _share(
             "train",
-            label_smoothing=self.label_smoothing,
+            label_smoothing=self.label_smoothing or 0.0,
             average=self.average,
             domain_balance=self.domain_balance,
         )

@@ -167,6 +167,30 @@ def test_lower_layers_really_learn_more_slowly(
     assert all(group["lr"] == 0 for group in run.optimizer.param_groups)
 
 
+def test_a_layer_of_many_inputs_learns_more_slowly(
+    classifier: Classifier, images: Labelled, backbone: Backbone
+) -> None:
+    freeze(classifier, 0.5, keep_statistics=True)
+
+    def rates(wide: int) -> dict[str, float]:
+        run = Steps(classifier, classifier, images, recipe(epochs=10, wide=wide))
+        run.schedule.step_update(9)
+        return {
+            run.names[id(parameter)]: group["lr"]
+            for group in run.optimizer.param_groups
+            for parameter in group["params"]
+        }
+
+    plain, scaled = rates(0), rates(100)
+    assert plain.keys() == scaled.keys() == {n for n, p in classifier.named_parameters() if p.requires_grad}
+    for name, parameter in classifier.named_parameters():
+        if parameter.requires_grad:
+            inputs = parameter[0].numel() if parameter.dim() > 1 else 1
+            assert scaled[name] == pytest.approx(plain[name] * min(1, 100 / inputs)), name
+    assert scaled["head.weight"] < plain["head.weight"] / 2
+    assert scaled["head.bias"] == plain["head.bias"]
+
+
 def test_it_learns(classifier: Classifier, images: Labelled, backbone: Backbone) -> None:
     freeze(classifier, 0.5, keep_statistics=True)
     tuned = finetune(classifier, images, plan(), recipe(epochs=8, learning_rate=2e-3))

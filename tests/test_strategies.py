@@ -377,6 +377,18 @@ def test_adapting_without_images_is_refused(weights: dict[str, Path], tmp_path: 
         trained(tmp_path / "v", weights["vit"], strategy="adapt", adapt="adabn", target=str(tmp_path / "few"))
 
 
+def test_partial_softens_the_labels_and_full_fine_tuning_does_not_unless_told(
+    weights: dict[str, Path], tmp_path: Path
+) -> None:
+    def digest(name: str, **settings: Any) -> str:
+        return str(trained(tmp_path / name, weights["mobilenet"], epochs=1, **settings)[1]["sha256"])
+
+    for strategy, own, other in (("partial", 0.1, 0.0), ("finetune", 0.0, 0.1)):
+        default = digest(f"{strategy}-default", strategy=strategy)
+        assert default == digest(f"{strategy}-own", strategy=strategy, label_smoothing=own)
+        assert default != digest(f"{strategy}-other", strategy=strategy, label_smoothing=other)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -18,7 +18,7 @@ from pipeline import train
 from pipeline.artifacts import SPLIT, Workspace, read_json, read_table, write_table
 from pipeline.errors import DataError, IntegrityError, ParamsError, StateError
 from pipeline.params import Params
-from pipeline.transfer import blending, choice, course, features, soup, tuning
+from pipeline.transfer import blending, choice, course, features, loop, soup, tuning
 from pipeline.transfer.checkpoint import load_checkpoint, read_checkpoint
 from pipeline.transfer.cut import Upper
 from pipeline.transfer.device import pick_device
@@ -204,7 +204,7 @@ def test_a_challenger_that_at_once_beats_the_probe_trains_longer_also_after_a_ki
 def test_a_challenger_far_behind_the_probe_is_given_up_in_its_last_third(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(course, "PAST", 2.0)  # only the rival counts
+    monkeypatch.setattr(loop, "past_its_best", lambda tuned: False)  # only the rival counts
     settings = {"budget_seconds": 60, "learning_rate": 0.3, **ARITHMETIC}
     info = trained(tmp_path / "auto", weights, strategy="auto", **settings)
     assert info["strategy"] == "probe"

@@ -9,8 +9,7 @@ import torch
 __all__ = ["Rival", "Tuned", "given_up", "past_its_best"]
 
 PATIENCE = 3  # epochs in a row that validation finds worse than the best, or the rival, beyond its noise
-PAST = 1 / 2  # of the schedule, from which on epochs worse than the best end it
-LATE = 2 / 3  # of the schedule, from which on epochs worse than the rival do
+LATE = 2 / 3  # of the schedule, before which they don't end it: at a high rate they foretell nothing
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,14 @@ class Tuned:
 
 def past_its_best(tuned: Tuned) -> bool:
     """Whether validation told, epoch after epoch, that the best one lies behind."""
-    return len(tuned.history) > PATIENCE and _worse(tuned, "behind", PAST)
+    return len(tuned.history) > PATIENCE and _worse(tuned, "behind")
 
 
 def given_up(tuned: Tuned) -> bool:
     """Whether the network is clearly behind its rival, and the rate too low for it to catch up."""
-    return len(tuned.history) >= PATIENCE and _worse(tuned, "short", LATE)
+    return len(tuned.history) >= PATIENCE and _worse(tuned, "short")
 
 
-def _worse(tuned: Tuned, by: str, since: float) -> bool:
-    late = len(tuned.history) >= since * tuned.planned
+def _worse(tuned: Tuned, by: str) -> bool:
+    late = len(tuned.history) >= LATE * tuned.planned
     return late and all(entry[by] > 1 for entry in tuned.history[-PATIENCE:])

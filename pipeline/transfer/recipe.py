@@ -33,6 +33,7 @@ class Recipe:
     learning_rate: float  # of the head and the top layer
     batch_size: int = 32  # over all processes
     layer_decay: float = 0.8  # learning rate of a layer over that of the layer above; 1: the same for all
+    wide: int = 0  # inputs of a layer, beyond which its rate falls in proportion; 0: none is too wide
     weight_decay: float = 0.02
     mix: float = 0.0  # alpha of mixup and cutmix, drawn by turns; 0: neither
     smoothing: float = 0.0  # of the labels

@@ -1,6 +1,6 @@
 """One optimizer step after the other: network, loss, optimizer, schedule, moving average.
 
-AdamW with timm's layer-decayed learning rates: its groups carry ``lr_scale``, which timm's scheduler
+AdamW at learning rates of each layer's own (see rates.py): its groups carry ``lr_scale``, which timm's scheduler
 applies at every step. Warm-up, then a cosine to zero over a number of steps that is fixed beforehand, but for
 one stretching.
 """
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
@@ -25,6 +24,7 @@ from pipeline.transfer.feeds import Feed
 from pipeline.transfer.freeze import trained
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.objective import Alignment, Objective
+from pipeline.transfer.rates import parameter_groups
 from pipeline.transfer.recipe import DivergedError, Recipe, TooLargeError
 from pipeline.transfer.resume import pack_optimizer, unpack_optimizer
 
@@ -67,7 +67,7 @@ class Steps:
             self.forward = torch.compile(self.forward)
         self.count = math.ceil(len(data.train) / recipe.batch_size)  # steps an epoch
         self.micro = recipe.batch_size  # images at once; fewer where memory is short
-        groups = _groups(classifier, recipe)
+        groups = parameter_groups(classifier, recipe)
         if alignment is not None and any(True for _ in alignment.parameters()):
             groups.append({"params": list(alignment.to(recipe.device).parameters()), "lr_scale": 1.0})
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
@@ -214,20 +214,6 @@ class Steps:
         if self.alignment is not None:
             self.alignment.load_state_dict(below("alignment."))
         unpack_optimizer(self.optimizer, self.names, tensors)
-
-
-def _groups(classifier: Classifier, recipe: Recipe) -> list[dict[str, object]]:
-    """The head at the full rate, and the backbone's groups: timm's layer decay, or one rate for all."""
-    head = list(classifier.head.parameters())
-    groups: list[dict[str, object]] = [{"params": head, "weight_decay": 0.0, "lr_scale": 1.0}]
-    if not any(parameter.requires_grad for parameter in classifier.backbone.parameters()):
-        return groups
-    if recipe.layer_decay == 1 or not hasattr(classifier.backbone, "group_matcher"):
-        plain = param_groups_weight_decay(classifier.backbone, weight_decay=recipe.weight_decay)
-        return groups + [group | {"lr_scale": 1.0} for group in plain if group["params"]]
-    return groups + param_groups_layer_decay(
-        classifier.backbone, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
-    )
 
 
 def _unsynchronised(network: Callable) -> contextlib.AbstractContextManager:

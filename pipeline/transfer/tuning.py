@@ -39,6 +39,8 @@ class Settings:
     name: str
     learning_rate: float
     layer_decay: float = 0.8
+    wide: int = 0
+    smoothing: float = 0.0  # of the labels, where params.yaml asks for no other
     epochs: int
     longer: int = 0  # epochs of auto's challenger that beats the probe in its first one
     flags: Flags | None = None  # None: measured
@@ -153,8 +155,9 @@ def _recipe(task: Task, network: nn.Module, data: Labelled, settings: Settings) 
         learning_rate=train.learning_rate or settings.learning_rate,
         batch_size=batch,
         layer_decay=settings.layer_decay,
+        wide=settings.wide,
         mix=train.mix if settings.mix else 0.0,
-        smoothing=train.label_smoothing,
+        smoothing=settings.smoothing if train.label_smoothing is None else train.label_smoothing,
         average=train.average,
         device=task.device,
         flags=flags,
