@@ -71,7 +71,7 @@ def test_auto_fine_tunes_within_its_budget_and_says_what_each_gave(weights: Path
     kept = info["validation"][info["strategy"]]
     assert {"probe", "partial"} <= info["validation"].keys()
     assert info["validation"]["accuracy"] == kept["accuracy"]
-    assert "12 epochs" in info["report"]
+    assert "10 epochs" in info["report"]
     assert "standard error" in info["report"]
     assert (info["train"]["steps"] > 0) == (info["strategy"] == "partial")
     assert not (tmp_path / "w/artifacts/unfinished").exists()
@@ -208,8 +208,8 @@ def test_a_challenger_far_behind_the_probe_is_given_up_in_its_last_third(
     settings = {"budget_seconds": 60, "learning_rate": 0.3, **ARITHMETIC}
     info = trained(tmp_path / "auto", weights, strategy="auto", **settings)
     assert info["strategy"] == "probe"
-    assert "Partial, 8 of 12 epochs" in info["report"]
-    assert "It was given up after epoch 8, behind the network that it had to beat." in info["report"]
+    assert "Partial, 7 of 10 epochs" in info["report"]
+    assert "It was given up after epoch 7, behind the network that it had to beat." in info["report"]
     by_name = trained(tmp_path / "partial", weights, strategy="partial", **settings)
     assert "given up" not in by_name["report"]
 
