@@ -36,7 +36,7 @@ class Halves:
     shape: tuple[int, ...]  # of one image's activations there
     views: int  # stored of each training image
     epochs: int  # of the upper half that the budget allows
-    longer: int  # where it at once beats the probe
+    longer: int  # where it soon beats the probe
 
 
 def planned_halves(task: Task) -> Halves | None:

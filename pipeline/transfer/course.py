@@ -8,6 +8,7 @@ import torch
 
 __all__ = ["Rival", "Tuned", "given_up", "past_its_best"]
 
+SOON = 2  # epochs, in one of which a rival that is beaten foretells much to gain
 PATIENCE = 3  # epochs in a row that validation finds worse than the best, or the rival, beyond its noise
 LATE = 2 / 3  # of the schedule, before which they don't end it: at a high rate they foretell nothing
 
@@ -18,7 +19,7 @@ class Rival:
 
     logits: np.ndarray  # [validation, classes]
     beaten: Callable[[np.ndarray], bool]  # whether by a network with these logits
-    longer: int  # epochs to train instead, where it is beaten in the first
+    longer: int  # epochs to train instead, where it is beaten soon
 
 
 @dataclass

@@ -1,10 +1,11 @@
 """The training loop: epochs, validation, early stopping on a fixed budget, and a state to resume from.
 
 The schedule ends at a rate of zero, so the last epoch is the one to keep, and a few dozen validation images
-can't tell it from a neighbour: an earlier epoch is kept, and training stops early, only where validation
-prefers the earlier one by more than a standard error, and not in the schedule's first half, since a network may be
-worse while the rate is high that ends the best. Beside a rival, one that is clearly behind it in the last third
-is given up; one that beats it in its very first epoch, still in warm-up, has much to gain and trains longer.
+can't tell it from a neighbour: an earlier epoch is kept only where validation prefers it by more than a standard error. By
+the same measure training stops early, in the schedule's last third alone, since a network may be worse while the rate is
+high that ends the best. Beside a rival, one that is clearly behind it in the last third
+is given up; one that beats it in one of its first two epochs, hardly out of warm-up, has much to gain and trains
+longer.
 
 Every random draw follows from (seed, epoch, row), so a run that was killed and resumed ends bit for bit
 where an undisturbed one does.
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from pipeline.transfer import distributed
+from pipeline.transfer import course, distributed
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.course import Rival, Tuned, given_up, past_its_best
@@ -94,7 +95,7 @@ def fit(
                 tuned.snapshots = (
                     [*tuned.snapshots[1 - snapshots :], steps.kept()] if snapshots > 1 else [steps.kept()]
                 )
-            if epoch == 0 and rival and rival.longer > tuned.planned and rival.beaten(tuned.logits):
+            if epoch < course.SOON and rival and rival.longer > tuned.planned and rival.beaten(tuned.logits):
                 tuned.planned, bar.total = rival.longer, rival.longer * each
                 steps.stretch(rival.longer)
             if state and distributed.first():

@@ -25,7 +25,7 @@ from pipeline.transfer.task import Candidate, Task, figures
 __all__ = ["Settings", "SkippedError", "epochs", "labelled", "pixel_feed", "tune"]
 
 BATCH = 32
-LONGER = 2  # times the budget, for a challenger that at once beats the probe
+LONGER = 2  # times the budget, for a challenger that soon beats the probe
 
 
 class SkippedError(Exception):
@@ -42,7 +42,7 @@ class Settings:
     wide: int = 0
     smoothing: float = 0.0  # of the labels, where params.yaml asks for no other
     epochs: int
-    longer: int = 0  # epochs of auto's challenger that beats the probe in its first one
+    longer: int = 0  # epochs of auto's challenger that soon beats the probe
     flags: Flags | None = None  # None: measured
     mix: bool = True  # whether params.yaml's mixing applies (it needs pixels)
     phase: int = 0
@@ -69,7 +69,7 @@ def labelled(task: Task, feed: Feed) -> Labelled:
 def epochs(
     task: Task, network: nn.Module, shape: tuple[int, ...], *, forced: bool, name: str, before: float = 0.0
 ) -> tuple[int, int]:
-    """How many epochs fit into the budget, and how many ``auto`` gives a challenger that at once beats the probe.
+    """How many epochs fit into the budget, and how many ``auto`` gives a challenger that soon beats the probe.
 
     Args:
         before: nominal seconds that are spent first.
@@ -179,7 +179,7 @@ def _candidate(
     comparison = compare(start.logits, tuned.logits, labels, [data.groups[row] for row in data.validation])
     ended = f" {tuned.ended.capitalize()}." if tuned.ended else ""
     if tuned.planned > recipe.epochs:
-        ended = f" It beat the {start.strategy} in its first epoch and so had {LONGER} times train.budget_seconds.{ended}"
+        ended = f" It beat the {start.strategy} in its first two epochs and so had {LONGER} times train.budget_seconds.{ended}"
     if not tuned.ended and task.train.epochs is None and tuned.epoch == tuned.planned < cost.MOST_EPOCHS:
         ended += f" It was best at its last epoch: a train.budget_seconds above {task.train.budget_seconds:g} may give more."
     text = (
