@@ -18,7 +18,7 @@ from pipeline.params import Model
 from pipeline.transfer import cost
 from pipeline.transfer.augment import _resized, _sampled, augmented, draws, standardised
 from pipeline.transfer.classifier import Classifier, logits_of
-from pipeline.transfer.course import Tuned
+from pipeline.transfer.course import Rival, Tuned
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.freeze import freeze, layer_of, trained
 from pipeline.transfer.imbalance import Plan
@@ -199,6 +199,23 @@ def test_it_learns(classifier: Classifier, images: Labelled, backbone: Backbone)
     assert tuned.epoch == len(losses) or tuned.history[-1]["behind"] > 1, "the last, but for good reason"
     logits = logits_of(classifier, images.feed, images.validation, 12)
     np.testing.assert_array_equal(logits, tuned.logits)  # the kept epoch's network is the one that is kept
+
+
+@pytest.mark.parametrize(("first", "asked", "epochs"), [(1, 1, 4), (2, 2, 4), (3, 2, 3)])
+def test_a_rival_beaten_in_one_of_the_first_two_epochs_lengthens_the_training(
+    first: int, asked: int, epochs: int, classifier: Classifier, images: Labelled, backbone: Backbone
+) -> None:
+    freeze(classifier, 0.5, keep_statistics=True)
+    seen: list[np.ndarray] = []
+
+    def beaten(logits: np.ndarray) -> bool:
+        seen.append(logits)
+        return len(seen) >= first
+
+    rival = Rival(np.zeros((len(images.validation), len(CLASSES)), np.float32), beaten, longer=4)
+    tuned = fit(classifier, classifier, replace(images, plan=plan()), recipe(epochs=3), None, rival=rival)
+    assert (len(seen), tuned.planned) == (asked, epochs)
+    assert [entry["step"] for entry in tuned.history] == [3 * (epoch + 1) for epoch in range(epochs)]
 
 
 def test_it_stops_when_validation_gets_no_better(

@@ -1,10 +1,10 @@
 """The training loop: epochs, validation, early stopping on a fixed budget, and a state to resume from.
 
 The schedule ends at a rate of zero, so the last epoch is the one to keep, and a few dozen validation images
-can't tell it from a neighbour: an earlier epoch is kept only where validation prefers it by more than a standard error. By
-the same measure training stops early, in the schedule's last third alone, since a network may be worse while the rate is
-high that ends the best. Beside a rival, one that is clearly behind it in the last third
-is given up; one that beats it in one of its first two epochs, hardly out of warm-up, has much to gain and trains
+can't tell it from a neighbour: an earlier epoch is kept only where validation prefers it by more than a standard
+error. By the same measure training stops early, in the schedule's last third alone, since a network may be worse
+while the rate is high that ends the best. Beside a rival, one that is clearly behind it in the last third is
+given up; one that beats it in one of its first two epochs, hardly out of warm-up, has much to gain and trains
 longer.
 
 Every random draw follows from (seed, epoch, row), so a run that was killed and resumed ends bit for bit

@@ -5,6 +5,8 @@ moves by up to ``n`` such steps at once: under frozen BatchNorm statistics, whic
 tears pretrained features apart. So beyond ``wide`` inputs the rate falls as 1/n (muP, Yang et al. 2022).
 """
 
+from typing import Any
+
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
@@ -13,7 +15,7 @@ from pipeline.transfer.recipe import Recipe
 
 __all__ = ["parameter_groups"]
 
-Group = dict[str, object]
+Group = dict[str, Any]
 
 
 def parameter_groups(classifier: Classifier, recipe: Recipe) -> list[Group]:
@@ -43,10 +45,10 @@ def _backbone(backbone: nn.Module, recipe: Recipe) -> list[Group]:
 def _by_width(group: Group, wide: int) -> list[Group]:
     """The group in parts, of which each holds weights that sum up as many inputs."""
     parts: dict[int, list[nn.Parameter]] = {}
-    for parameter in group["params"]:  # type: ignore[attr-defined]
+    for parameter in group["params"]:
         inputs = parameter[0].numel() if parameter.dim() > 1 else 1
         parts.setdefault(max(inputs, wide), []).append(parameter)
     return [
-        group | {"params": params, "lr_scale": group["lr_scale"] * wide / inputs}  # type: ignore[operator]
+        group | {"params": params, "lr_scale": group["lr_scale"] * wide / inputs}
         for inputs, params in parts.items()
     ]

@@ -39,7 +39,7 @@ class Settings:
     name: str
     learning_rate: float
     layer_decay: float = 0.8
-    wide: int = 0
+    wide: int = 0  # see Recipe
     smoothing: float = 0.0  # of the labels, where params.yaml asks for no other
     epochs: int
     longer: int = 0  # epochs of auto's challenger that soon beats the probe
@@ -179,7 +179,7 @@ def _candidate(
     comparison = compare(start.logits, tuned.logits, labels, [data.groups[row] for row in data.validation])
     ended = f" {tuned.ended.capitalize()}." if tuned.ended else ""
     if tuned.planned > recipe.epochs:
-        ended = f" It beat the {start.strategy} in its first two epochs and so had {LONGER} times train.budget_seconds.{ended}"
+        ended = f" It beat the {start.strategy} in one of its first two epochs and so had {LONGER} times train.budget_seconds.{ended}"
     if not tuned.ended and task.train.epochs is None and tuned.epoch == tuned.planned < cost.MOST_EPOCHS:
         ended += f" It was best at its last epoch: a train.budget_seconds above {task.train.budget_seconds:g} may give more."
     text = (
