@@ -11,6 +11,7 @@ which holds the sha256 of every other file: one flipped byte anywhere and it is 
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,18 +80,19 @@ class Bundle:
             )
         return cls(path, digest, info, open_session(path, info, threads, form), form)
 
-    def predict(self, views: np.ndarray) -> Prediction:
-        """Logits, calibrated probabilities and embeddings of uint8 [n, H, W, 3] views."""
+    def predict(self, views: np.ndarray, rows: Sequence[int] | None = None) -> Prediction:
+        """Logits, calibrated probabilities and embeddings of uint8 [n, H, W, 3] views, or of these ``rows`` of them."""
         size = self.preprocessing.image_size
         if views.ndim != 4 or views.shape[1:] != (size, size, 3) or views.dtype != np.uint8:
             raise ValueError(
                 f"views must be uint8 [n, {size}, {size}, 3], they are {views.dtype} {views.shape}"
             )
-        logits = np.empty((len(views), len(self.classes)), dtype=np.float32)
-        embedding = np.empty((len(views), int(self.info["embedding_size"])), dtype=np.float32)
-        for start in range(0, len(views), BATCH):
+        order = np.arange(len(views)) if rows is None else np.asarray(rows, dtype=np.int64)
+        logits = np.empty((len(order), len(self.classes)), dtype=np.float32)
+        embedding = np.empty((len(order), int(self.info["embedding_size"])), dtype=np.float32)
+        for start in range(0, len(order), BATCH):
             part = slice(start, start + BATCH)
-            feed = {"images": self.preprocessing.normalise(views[part])}
+            feed = {"images": self.preprocessing.normalise(views[order[part]])}
             logits[part], embedding[part] = self.session.run(["logits", "embedding"], feed)
         return Prediction(logits, softmax(logits / np.float32(self.temperature)), embedding)
 

@@ -5,7 +5,9 @@ drift test against them would fire on the first quiet day.
 """
 
 import io
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,17 @@ def looks(
     Raises:
         ImageError, OSError: an image has gone or no longer decodes.
     """
-    found: list[list[float] | None] = [None] * len(rows)
-    for place in np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int):
+
+    def one(place: int) -> list[float]:
         data = (root / rows[place]["path"]).read_bytes()
         numbers = look(decode(data, max_pixels=max_pixels, max_bytes=max_bytes).image)
-        found[place] = [numbers[name] for name in LOOKS]
+        return [numbers[name] for name in LOOKS]
+
+    found: list[list[float] | None] = [None] * len(rows)
+    places = np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for place, numbers in zip(places, pool.map(one, places), strict=True):
+            found[place] = numbers
     return found
 
 

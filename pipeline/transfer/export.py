@@ -19,7 +19,7 @@ from pipeline.artifacts import (
     write_json,
     write_table,
 )
-from pipeline.bundle import NETWORKS, Bundle, Prediction, open_session, softmax
+from pipeline.bundle import NETWORKS, Bundle, open_session
 from pipeline.errors import IntegrityError
 from pipeline.folders import replaced_folder
 from pipeline.params import Params
@@ -102,20 +102,20 @@ def _calibrated(
     params: Params,
 ) -> tuple[Bundle, Calibration]:
     """Write the float32 network and its reference into ``folder``, its calibration into ``info``; the bundle's draft."""
-    draft, prediction = _answers(folder, classifier, info, pixels)
+    draft = _draft(folder, classifier, info)
     places, labels, groups = _validation(rows, info["classes"])
-    calibration = calibrate(
-        prediction.logits[places], labels, groups, info["classes"], params.bundle.calibration, params.seed
-    )
+    logits = draft.predict(pixels, places).logits
+    calibration = calibrate(logits, labels, groups, info["classes"], params.bundle.calibration, params.seed)
     if calibration.vector is not None:
         _fold(classifier, calibration.vector, folder / "model.safetensors")
-        draft, prediction = _answers(folder, classifier, info, pixels)
+        draft = _draft(folder, classifier, info)
     info |= {
         "temperature": calibration.temperature,
         "validation": calibration.validation,
         "formats": {"onnx": {"megabytes": megabytes(folder / NETWORKS["onnx"])}},
     }
-    _write_reference(draft, rows, prediction, pixels, seen)
+    draft.temperature = calibration.temperature
+    _write_reference(draft, rows, pixels, seen)
     return draft, calibration
 
 
@@ -127,17 +127,14 @@ def _add_int8(
     judged = try_int8(draft, sample, pixels[places], labels, groups, params.bundle)
     draft.info["formats"]["int8"] = judged.figures
     if judged.bundle is not None:
-        _write_reference(judged.bundle, rows, judged.bundle.predict(pixels), pixels, seen)
+        _write_reference(judged.bundle, rows, pixels, seen)
     return judged.report
 
 
-def _answers(
-    folder: Path, classifier: Classifier, info: dict[str, Any], pixels: np.ndarray
-) -> tuple[Bundle, Prediction]:
-    """Write ``classifier`` as ``folder``/model.onnx; the draft of a bundle, and what it says of ``pixels``."""
+def _draft(folder: Path, classifier: Classifier, info: dict[str, Any]) -> Bundle:
+    """Write ``classifier`` as ``folder``/model.onnx; the draft of a bundle."""
     write_onnx(classifier, int(info["preprocessing"]["image_size"]), folder / "model.onnx")
-    draft = Bundle(folder, "", info, open_session(folder, info, None))
-    return draft, draft.predict(pixels)
+    return Bundle(folder, "", info, open_session(folder, info, None))
 
 
 def _fold(classifier: Classifier, vector: VectorScaling, target: Path) -> None:
@@ -188,13 +185,9 @@ def _views(workspace: Workspace, params: Params, preprocessing: Preprocessing, r
     )
 
 
-def _write_reference(
-    draft: Bundle, rows: Rows, prediction: Prediction, pixels: np.ndarray, seen: Looks
-) -> None:
+def _write_reference(draft: Bundle, rows: Rows, pixels: np.ndarray, seen: Looks) -> None:
     """What one network says of the held-out images: production is compared with the network that answers it."""
-    scaled = softmax(prediction.logits / np.float32(draft.info["temperature"]))
-    prediction = Prediction(prediction.logits, scaled, prediction.embedding)
-    table = reference_table(rows, prediction, pixels, draft.classes, seen)
+    table = reference_table(rows, draft.predict(pixels), pixels, draft.classes, seen)
     write_table(draft.path / REFERENCES[draft.form], table)
 
 
