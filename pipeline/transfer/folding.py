@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-__all__ = ["folded"]
+__all__ = ["folded", "pairs"]
 
 
 def folded(network: fx.GraphModule) -> fx.GraphModule:
@@ -19,23 +19,33 @@ def folded(network: fx.GraphModule) -> fx.GraphModule:
     from timm.layers import BatchNormAct2d
 
     own = copy.deepcopy(network).eval()
-    calls = _calls(own.graph)
-    for node in own.graph.nodes:
-        norm = _module(own, node)
+    for before, node in pairs(own):
+        convolution, norm = _module(own, before), _module(own, node)
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps,
+            norm.weight, norm.bias,
+        )  # fmt: skip
+        rest = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        own.set_submodule(str(node.target), rest)
+    return own
+
+
+def pairs(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
+    """Calls of a convolution and of the BatchNorm that alone reads it, where neither is called anywhere else."""
+    from timm.layers import BatchNormAct2d
+
+    calls = _calls(network.graph)
+    found = []
+    for node in network.graph.nodes:
+        norm = _module(network, node)
         if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d) or norm.running_mean is None:
             continue
         before = node.args[0]
-        convolution = _module(own, before)
-        if type(convolution) is not nn.Conv2d:
+        if type(_module(network, before)) is not nn.Conv2d:
             continue
         if len(before.users) == calls[before.target] == calls[node.target] == 1:
-            convolution.weight, convolution.bias = fuse_conv_bn_weights(
-                convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps,
-                norm.weight, norm.bias,
-            )  # fmt: skip
-            rest = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
-            own.set_submodule(str(node.target), rest)
-    return own
+            found.append((before, node))
+    return found
 
 
 def _module(network: fx.GraphModule, node: Any) -> Any:

@@ -16,6 +16,7 @@ from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.course import Rival, Tuned
 from pipeline.transfer.feeds import Feed, PixelFeed
 from pipeline.transfer.loop import fit
+from pipeline.transfer.merging import merged
 from pipeline.transfer.objective import Alignment
 from pipeline.transfer.recipe import Flags, Recipe
 from pipeline.transfer.resume import State, source_digest
@@ -107,7 +108,7 @@ def tune(
     Raises:
         DivergedError: the loss is no number in the first epoch.
     """
-    module = classifier if network is None else network
+    module = merged(classifier, classifier if network is None else network)
     data = labelled(task, feed or pixel_feed(task))
     recipe, reason = _recipe(task, module, data, settings)
     state = State(task.workspace.unfinished, _key(task, start, recipe, settings))
