@@ -4,10 +4,11 @@
 
 - loop: images a second of an epoch as the product trains (decoded views augmented, standardised, loss, clipping,
   step, moving average) over those of bare forward, backward and step on one resident batch: same network from the
-  same start, precision, layout, optimizer and threads.
+  same start, precision, layout, optimizer and threads. Ours merges BatchNorms into convolutions (see merging.py), so
+  more than 1 is possible.
 - frozen: the second reading of all frozen features over the first, which computes them.
 - partial: images a second of the top layers on cached activations over those of the same layers trained
-  through the whole network, at several depths: the fewer layers are trained, the more the cache is worth.
+  through the whole network, both merged, at several depths: the fewer layers are trained, the more the cache is worth.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from pipeline.transfer.features import cached_activations, cached_features, kind
 from pipeline.transfer.feeds import ActivationFeed
 from pipeline.transfer.finetune import side
 from pipeline.transfer.freeze import freeze, lowest_trained
+from pipeline.transfer.merging import merged
 from pipeline.transfer.recipe import Flags, Recipe
 from pipeline.transfer.steps import Steps
 from pipeline.transfer.task import Task
@@ -117,7 +119,7 @@ def partial(task: Task, flags: Flags, top: float) -> dict[str, Callable[[], floa
         for view in kinds(2)
     ]  # fmt: skip
     feed = ActivationFeed(stores, seed=0, device=task.device)
-    fast = Steps(cached, upper, labelled(task, feed), _recipe(task, flags))
+    fast = Steps(cached, merged(cached, upper), labelled(task, feed), _recipe(task, flags))
     cached.train()
     slow = _steps(task, uncached, flags)
     return {"visionloop": _rate(task, lambda: _epoch(fast)), "uncached": _rate(task, lambda: _epoch(slow))}
@@ -149,7 +151,8 @@ def _recipe(task: Task, flags: Flags) -> Recipe:
 
 
 def _steps(task: Task, classifier: Any, flags: Flags) -> Steps:
-    steps = Steps(classifier, classifier, labelled(task, pixel_feed(task)), _recipe(task, flags))
+    network = merged(classifier, classifier)
+    steps = Steps(classifier, network, labelled(task, pixel_feed(task)), _recipe(task, flags))
     classifier.train()
     return steps
 

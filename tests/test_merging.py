@@ -47,7 +47,7 @@ def parts(network: nn.Module) -> list[Merged]:
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenetv2_050", "resnet10t", "efficientnet_lite0", "densenet121", "vgg11_bn"]
+    "name", ["mobilenetv2_050", "resnet10t", "efficientnet_lite0", "densenet121", "regnetx_002"]
 )
 def test_answers_and_gradients_are_those_of_the_network_itself(name: str) -> None:
     own = classifier(name)
