@@ -3,11 +3,11 @@
     python -m benchmarks.strategies --seeds 0 1 2
     python -m benchmarks.strategies --strategies probe partial auto --seeds 0 1 2 3 4     # negative transfers
 
-All strategies of a set and seed start from the same decoded views. Seconds are the processors' for a strategy's own work,
-its probe included, in a warm process on ``--threads`` threads; waiting for a core costs none, so several sets may be
-measured at once, each in a work folder of its own, whose runs.jsonl are put together at the end. Each run is appended to
-that file, so that a measurement that was stopped goes on. Peak memory is of the process during that work, less what it held
-before, the most of all seeds.
+All strategies of a set and seed start from the same decoded views, and all but ``again`` from no cached features. Seconds
+are the processors' for a strategy's own work, its probe included, in a warm process on ``--threads`` threads; waiting for
+a core costs none, so several sets may be measured at once, each in a work folder of its own, whose runs.jsonl are put
+together at the end. Each run is appended to that file, so that a measurement that was stopped goes on. Peak memory is of
+the process during that work, less what it held before, the most of all seeds.
 
 ``scratch`` is the whole network from random weights within the same budget as the others; ``stages`` is the probe on the
 features of every stage; ``again`` is the probe once more, as a second training on the same images finds it: with its
@@ -19,6 +19,7 @@ import argparse
 import ctypes
 import gc
 import json
+import shutil
 import sys
 import tarfile
 import time
@@ -75,6 +76,8 @@ def run(task: Task, prepared: Prepared, strategy: str, seed: int, budget: float)
         model = Model(backbone=task.backbone.name, weights="none", image_size=prepared.image_size)
         task = replace(task, backbone=load(model, root=Path("/"), seed=seed))
         settings = replace(settings, learning_rate=1e-3, epochs=None)
+    if strategy != "again":
+        shutil.rmtree(task.workspace.cache / "features", ignore_errors=True)
     deterministic(seed)
     before = peak_from_now()
     started = time.process_time()
