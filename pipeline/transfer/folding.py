@@ -6,12 +6,12 @@ answers agree with the unfolded network's to the rounding of float32, not bit fo
 """
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-__all__ = ["folded", "pairs"]
+__all__ = ["Pair", "folded", "pairs"]
 
 
 def folded(network: fx.GraphModule) -> fx.GraphModule:
@@ -19,8 +19,7 @@ def folded(network: fx.GraphModule) -> fx.GraphModule:
     from timm.layers import BatchNormAct2d
 
     own = copy.deepcopy(network).eval()
-    for before, node in pairs(own):
-        convolution, norm = _module(own, before), _module(own, node)
+    for _, node, convolution, norm in pairs(own):
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps,
             norm.weight, norm.bias,
@@ -30,8 +29,17 @@ def folded(network: fx.GraphModule) -> fx.GraphModule:
     return own
 
 
-def pairs(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
-    """Calls of a convolution and of the BatchNorm that alone reads it, where neither is called anywhere else."""
+class Pair(NamedTuple):
+    """Two calls in a graph, and the modules that are called."""
+
+    before: fx.Node
+    behind: fx.Node
+    convolution: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+
+def pairs(network: fx.GraphModule) -> list[Pair]:
+    """Each convolution and the BatchNorm that alone reads it, where neither is called anywhere else."""
     from timm.layers import BatchNormAct2d
 
     calls = _calls(network.graph)
@@ -41,10 +49,11 @@ def pairs(network: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
         if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d) or norm.running_mean is None:
             continue
         before = node.args[0]
-        if type(_module(network, before)) is not nn.Conv2d:
+        convolution = _module(network, before)
+        if type(convolution) is not nn.Conv2d:
             continue
         if len(before.users) == calls[before.target] == calls[node.target] == 1:
-            found.append((before, node))
+            found.append(Pair(before, node, convolution, norm))
     return found
 
 

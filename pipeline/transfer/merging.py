@@ -9,6 +9,7 @@ does the same for networks that are only read, where the product is taken once.
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.errors import ParamsError
 from pipeline.transfer.classifier import Classifier
@@ -50,16 +51,12 @@ def merged(classifier: Classifier, network: nn.Module) -> nn.Module:
     own = fx.Graph()
     own.output(own.graph_copy(graph.graph, {}))
     traced = fx.GraphModule(graph, own)
-    found = [pair for pair in pairs(traced) if id(traced.get_submodule(str(pair[1].target))) in still]
-    for number, (convolution, norm) in enumerate(found):
-        both = Merged(
-            traced.get_submodule(str(convolution.target)),  # type: ignore[arg-type]
-            traced.get_submodule(str(norm.target)),  # type: ignore[arg-type]
-        )
-        traced.add_submodule(f"merged_{number}", both)
-        convolution.target = f"merged_{number}"
-        norm.replace_all_uses_with(convolution)
-        own.erase_node(norm)
+    found = [pair for pair in pairs(traced) if id(pair.norm) in still]
+    for number, (before, behind, convolution, norm) in enumerate(found):
+        before.target = f"merged_{number}"
+        traced.add_submodule(before.target, Merged(convolution, norm))
+        behind.replace_all_uses_with(before)
+        own.erase_node(behind)
     traced.delete_all_unused_submodules()
     traced.recompile()
     return Upper(traced, classifier.head) if found else network
@@ -83,7 +80,7 @@ def _graph(classifier: Classifier, network: nn.Module) -> fx.GraphModule | None:
 def _drops(backbone: nn.Module) -> bool:
     """Whether something is dropped at random in training: a trace of eval mode does not know."""
     return any(
-        float(getattr(module, name, None) or 0) > 0
+        (isinstance(module, _DropoutNd) and module.p > 0)
+        or any((getattr(module, name, None) or 0) > 0 for name in ("drop_prob", "drop_rate"))
         for module in backbone.modules()
-        for name in ("p", "drop_prob", "drop_rate")
     )
