@@ -9,6 +9,7 @@ import copy
 from typing import Any, NamedTuple
 
 from torch import fx, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 __all__ = ["Pair", "folded", "pairs"]
@@ -20,6 +21,8 @@ def folded(network: fx.GraphModule) -> fx.GraphModule:
 
     own = copy.deepcopy(network).eval()
     for _, node, convolution, norm in pairs(own):
+        if parametrize.is_parametrized(convolution):
+            continue  # its weight is no parameter that the product could replace
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps,
             norm.weight, norm.bias,
@@ -39,7 +42,10 @@ class Pair(NamedTuple):
 
 
 def pairs(network: fx.GraphModule) -> list[Pair]:
-    """Each convolution and the BatchNorm that alone reads it, where neither is called anywhere else."""
+    """Each convolution and the BatchNorm that alone reads it, where neither is called anywhere else.
+
+    The convolution's weight may be parametrized (an adapter's is); what computes otherwise is no pair.
+    """
     from timm.layers import BatchNormAct2d
 
     calls = _calls(network.graph)
@@ -50,7 +56,7 @@ def pairs(network: fx.GraphModule) -> list[Pair]:
             continue
         before = node.args[0]
         convolution = _module(network, before)
-        if type(convolution) is not nn.Conv2d:
+        if not isinstance(convolution, nn.Conv2d) or type(convolution).forward is not nn.Conv2d.forward:
             continue
         if len(before.users) == calls[before.target] == calls[node.target] == 1:
             found.append(Pair(before, node, convolution, norm))
