@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.transfer.classifier import Classifier
-from pipeline.transfer.cut import cut
+from pipeline.transfer.cut import Pooled, cut, whole
+from pipeline.transfer.folding import folded
 from pipeline.transfer.freeze import freeze, lowest_trained
+from pipeline.transfer.lora import LowRank, adapt_layers
 from pipeline.transfer.merging import Merged, merged
 
 SIDE = 64  # px
@@ -60,6 +62,35 @@ def test_answers_and_gradients_are_those_of_the_network_itself(name: str) -> Non
     assert found.keys() == gradients.keys()
     for parameter, gradient in gradients.items():
         torch.testing.assert_close(found[parameter], gradient, rtol=1e-8, atol=1e-10, msg=parameter)
+
+
+def test_adapters_learn_from_the_same_gradients() -> None:
+    own = classifier("mobilenetv2_050")
+    adapted = adapt_layers(own, 4, 1.0, seed=0)
+    own.train()
+    for module in own.modules():
+        if isinstance(module, LowRank):
+            nn.init.normal_(module.double().up)
+    inputs = torch.rand(3, 3, SIDE, SIDE, dtype=torch.float64)
+    expected, gradients = answers_and_gradients(own, own, inputs)
+    assert len(gradients) == 2 * len(adapted) + 2
+    made = merged(own, own)
+    assert len(parts(made)) == sum(isinstance(module, nn.BatchNorm2d) for module in own.modules())
+    answers, found = answers_and_gradients(made, own, inputs)
+    torch.testing.assert_close(answers, expected, rtol=1e-9, atol=1e-10)
+    for parameter, gradient in gradients.items():
+        torch.testing.assert_close(found[parameter], gradient, rtol=1e-8, atol=1e-10, msg=parameter)
+
+
+def test_folding_leaves_an_adapted_convolution_as_it_is() -> None:
+    own = classifier("mobilenetv2_050").eval()
+    adapt_layers(own, 4, 1.0, seed=0)
+    own.double().eval()
+    traced = whole(Pooled(own.backbone))
+    made = folded(traced)
+    assert any(isinstance(module, LowRank) for module in made.modules())
+    inputs = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64)
+    torch.testing.assert_close(made(inputs), traced(inputs))
 
 
 def test_the_upper_part_of_a_network_that_was_cut_is_merged_too_and_shares_its_parameters() -> None:

@@ -2,12 +2,13 @@
 
 from pipeline.transfer.choice import MIDDLING
 from pipeline.transfer.freeze import freeze
+from pipeline.transfer.rates import WIDE
 from pipeline.transfer.task import Candidate, Task
 from pipeline.transfer.tuning import Settings, SkippedError, epochs, tune
 
 __all__ = ["finetune", "side"]
 
-LEARNING_RATE = 7e-4  # of the head and the top layer
+LEARNING_RATE = 1e-3  # of the top layer's narrow weights
 UNFROZEN = 0.5  # of a pretrained backbone's layers, from the top, up to MIDDLING images
 
 
@@ -37,7 +38,13 @@ def finetune(task: Task, probe: Candidate) -> Candidate:
             if last:
                 raise
             said = " The upper half was trained, since one epoch of the whole network does not fit into the budget."
-    settings = Settings(name="finetune", learning_rate=LEARNING_RATE, epochs=count, longer=longer)
+    settings = Settings(
+        name="finetune",
+        learning_rate=LEARNING_RATE,
+        wide=WIDE if pretrained else 0,
+        epochs=count,
+        longer=longer,
+    )
     found = tune(task, probe, classifier, settings)
     if share == 1.0:
         said = " The whole network was trained, its lower layers more slowly."

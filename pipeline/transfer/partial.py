@@ -8,13 +8,13 @@ import time
 
 from pipeline.transfer.boundary import activations, divide
 from pipeline.transfer.feeds import ActivationFeed
+from pipeline.transfer.rates import WIDE
 from pipeline.transfer.task import Candidate, Task
 from pipeline.transfer.tuning import Settings, tune
 
 __all__ = ["partial"]
 
 LEARNING_RATE = 1e-3  # of the top layer's narrow weights
-WIDE = 100  # inputs, see rates.py; without it, 7e-4 tore some sets' probes apart for half the schedule
 SMOOTHING = 0.1  # of the labels: with K fixed views the loss falls to nothing, and AdamW then follows noise
 
 

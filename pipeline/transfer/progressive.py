@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from pipeline.transfer.finetune import side
 from pipeline.transfer.freeze import freeze
+from pipeline.transfer.rates import WIDE
 from pipeline.transfer.task import Candidate, Task
 from pipeline.transfer.tuning import Settings, SkippedError, epochs, tune
 
 __all__ = ["PHASES", "progressive"]
 
-# Share of the layers that is trained, from the top; learning rate of the head and the top layer.
-PHASES = ((0.2, 4e-4), (0.5, 1.5e-4), (1.0, 5e-5))
+# Share of the layers that is trained, from the top; learning rate of the top layer's narrow weights.
+PHASES = ((0.2, 1e-3), (0.5, 4e-4), (1.0, 1.2e-4))
 
 
 def progressive(task: Task, probe: Candidate) -> Candidate:
@@ -38,7 +39,7 @@ def progressive(task: Task, probe: Candidate) -> Candidate:
         classifier = copy.deepcopy(best.classifier)
         freeze(classifier, 1 - unfrozen, keep_statistics=True)
         length = max(1, round(count / len(PHASES)))
-        settings = Settings(name="progressive", learning_rate=rate, epochs=length, phase=number)
+        settings = Settings(name="progressive", learning_rate=rate, wide=WIDE, epochs=length, phase=number)
         found.append(tune(task, best, classifier, settings))
         if found[-1].figures["log_loss"] < best.figures["log_loss"] or best is probe:
             best = found[-1]

@@ -13,7 +13,9 @@ from torch import nn
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.recipe import Recipe
 
-__all__ = ["parameter_groups"]
+__all__ = ["WIDE", "parameter_groups"]
+
+WIDE = 100  # inputs; without it a rate of 7e-4 tore some sets' probes apart for half the schedule
 
 Group = dict[str, Any]
 
