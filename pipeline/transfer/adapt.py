@@ -111,7 +111,12 @@ def _dann(task: Task, probe: Candidate, target: np.ndarray, ids: list[str]) -> C
     adversary = Adversary(task.backbone.width, feed, np.arange(len(ids)), task.seed)
     count, _ = epochs(task, classifier, side(task), forced=True, name="domain-adversarial training")
     settings = Settings(
-        name="adapt", learning_rate=LEARNING_RATE, epochs=count, mix=False, unlabelled=digest_json(ids)
+        name="adapt",
+        learning_rate=LEARNING_RATE,
+        wide=0,
+        epochs=count,
+        mix=False,
+        unlabelled=digest_json(ids),
     )
     found = tune(task, probe, classifier, settings, alignment=adversary)
     found.report = f"DANN against {len(ids)} unlabelled images. {found.report}"

@@ -41,7 +41,7 @@ def finetune(task: Task, probe: Candidate) -> Candidate:
     settings = Settings(
         name="finetune",
         learning_rate=LEARNING_RATE,
-        wide=WIDE if pretrained else 0,
+        wide=WIDE if pretrained else 0,  # random features can't be torn apart
         epochs=count,
         longer=longer,
     )

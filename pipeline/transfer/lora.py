@@ -15,15 +15,13 @@ from pipeline.transfer.choice import is_transformer
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.finetune import side
 from pipeline.transfer.freeze import freeze, layer_of, lowest_trained
-from pipeline.transfer.rates import WIDE
 from pipeline.transfer.task import Candidate, Task
 from pipeline.transfer.tuning import BATCH, Settings, epochs, tune
 
 __all__ = ["LowRank", "adapt_layers", "lora", "merge"]
 
-LEARNING_RATE = (
-    3e-3  # of what sums up few inputs, as `up` does: it learns faster than `down` (LoRA+, Hayou et al. 2024)
-)
+# Of what sums up few inputs, as ``up`` does: it learns faster than ``down`` (LoRA+, Hayou et al. 2024).
+LEARNING_RATE = 3e-3
 UNFROZEN = 1.0  # of the layers, from the top, that get an adapter
 
 
@@ -90,7 +88,7 @@ def lora(task: Task, probe: Candidate) -> Candidate:
     forced = task.train.strategy == "lora"
     count, longer = epochs(task, classifier, shape, forced=forced, name="LoRA")
     settings = Settings(
-        name="lora", learning_rate=LEARNING_RATE, layer_decay=1.0, wide=WIDE, epochs=count, longer=longer
+        name="lora", learning_rate=LEARNING_RATE, layer_decay=1.0, epochs=count, longer=longer
     )
     found = tune(task, probe, classifier, settings)
     merge(found.classifier)

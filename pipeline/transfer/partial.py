@@ -8,7 +8,6 @@ import time
 
 from pipeline.transfer.boundary import activations, divide
 from pipeline.transfer.feeds import ActivationFeed
-from pipeline.transfer.rates import WIDE
 from pipeline.transfer.task import Candidate, Task
 from pipeline.transfer.tuning import Settings, tune
 
@@ -31,7 +30,7 @@ def partial(task: Task, probe: Candidate) -> Candidate:
     seconds = time.perf_counter() - started
     feed = ActivationFeed(stores, seed=task.seed, device=task.device)
     settings = Settings(
-        name="partial", learning_rate=LEARNING_RATE, wide=WIDE, smoothing=SMOOTHING,
+        name="partial", learning_rate=LEARNING_RATE, smoothing=SMOOTHING,
         epochs=halves.epochs, longer=halves.longer, mix=False,
     )  # fmt: skip
     found = tune(task, probe, classifier, settings, network=halves.upper, feed=feed)

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from pipeline.transfer.finetune import side
 from pipeline.transfer.freeze import freeze
-from pipeline.transfer.rates import WIDE
 from pipeline.transfer.task import Candidate, Task
 from pipeline.transfer.tuning import Settings, SkippedError, epochs, tune
 
@@ -39,7 +38,7 @@ def progressive(task: Task, probe: Candidate) -> Candidate:
         classifier = copy.deepcopy(best.classifier)
         freeze(classifier, 1 - unfrozen, keep_statistics=True)
         length = max(1, round(count / len(PHASES)))
-        settings = Settings(name="progressive", learning_rate=rate, wide=WIDE, epochs=length, phase=number)
+        settings = Settings(name="progressive", learning_rate=rate, epochs=length, phase=number)
         found.append(tune(task, best, classifier, settings))
         if found[-1].figures["log_loss"] < best.figures["log_loss"] or best is probe:
             best = found[-1]

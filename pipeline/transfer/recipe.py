@@ -30,7 +30,7 @@ class Recipe:
 
     epochs: int
     seed: int
-    learning_rate: float  # of the head and the top layer
+    learning_rate: float  # of the head and the top layer, where no layer is too wide
     batch_size: int = 32  # over all processes
     layer_decay: float = 0.8  # learning rate of a layer over that of the layer above; 1: the same for all
     wide: int = 0  # inputs of a layer, beyond which its rate falls in proportion; 0: none is too wide

@@ -18,6 +18,7 @@ from pipeline.transfer.feeds import Feed, PixelFeed
 from pipeline.transfer.loop import fit
 from pipeline.transfer.merging import merged
 from pipeline.transfer.objective import Alignment
+from pipeline.transfer.rates import WIDE
 from pipeline.transfer.recipe import Flags, Recipe
 from pipeline.transfer.resume import State, source_digest
 from pipeline.transfer.steps import Labelled
@@ -40,7 +41,7 @@ class Settings:
     name: str
     learning_rate: float
     layer_decay: float = 0.8
-    wide: int = 0  # see Recipe
+    wide: int = WIDE  # see Recipe
     smoothing: float = 0.0  # of the labels, where params.yaml asks for no other
     epochs: int
     longer: int = 0  # epochs of auto's challenger that soon beats the probe
