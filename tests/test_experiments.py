@@ -110,7 +110,7 @@ def test_a_queue_works_with_the_caches_of_the_checkout(workspace: Checkout) -> N
     assert {name: found[name]["state"] for name in ("grid-1", "grid-4")} == dict.fromkeys(
         ("grid-1", "grid-4"), "success"
     ), workspace.run("dvc", "queue", "logs", "grid-1")
-    for name, rate, share in (("grid-1", 1e-4, 0.25), ("grid-4", 3e-4, 0.5)):
+    for name, rate, share in (("grid-1", 5e-4, 0.25), ("grid-4", 2e-3, 0.5)):
         params, score = found[name]["params"]["train"], found[name]["metrics"]["reports/training.json"]
         assert (params["strategy"], params["learning_rate"], params["unfreeze"]) == ("finetune", rate, share)
         assert score["kept"] == "finetune"
