@@ -57,9 +57,11 @@ def test_a_table_of_another_shape_is_refused(tmp_path: Path) -> None:
     artifacts.write_table(path, pa.table({"image_id": ["a"]}))
     with pytest.raises(DataError, match="lacks the columns"):
         artifacts.read_table(path, artifacts.MANIFEST)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="damaged"):
-        artifacts.read_table(path, artifacts.MANIFEST)
+    whole = path.read_bytes()
+    for damaged in (whole[:-20], whole[:4] + b"\xff" * 30 + whole[34:]):  # its footer, its first page
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged"):
+            artifacts.read_table(path, artifacts.MANIFEST)
 
 
 def test_a_log_line_comes_back_and_any_torn_or_flipped_one_does_not() -> None:
