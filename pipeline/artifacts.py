@@ -386,7 +386,7 @@ def read_table(source: Path, schema: pa.Schema) -> pa.Table:
         DataError: the file is missing, damaged or of another shape.
     """
     try:
-        table = pq.ParquetFile(source).read()  # read_table opens a data set: a third of a second the first time
+        table = pq.ParquetFile(source).read()  # read_table first imports pyarrow.dataset: .3 s and more
     except FileNotFoundError as error:
         raise DataError(f"{source} is missing: run `dvc repro` (or `dvc pull`) first") from error
     except (pa.ArrowInvalid, OSError) as error:

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.backbone import Backbone, load
@@ -24,6 +25,7 @@ from pipeline.transfer.freeze import freeze, layer_of, trained
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.loop import fit
 from pipeline.transfer.lora import adapt_layers
+from pipeline.transfer.objective import Objective
 from pipeline.transfer.recipe import DivergedError, Recipe
 from pipeline.transfer.resume import State, unpack_optimizer
 from pipeline.transfer.steps import Labelled, Steps
@@ -262,6 +264,33 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(
     assert all(
         torch.equal(a, b) for a, b in zip(snapshot(twin).values(), snapshot(classifier).values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("name", ["none", "logit_adjustment"])
+def test_softened_labels_favour_no_class_whatever_its_share(name: str) -> None:
+    """Of the classes that an image is not of none is liked better: a rare one would be named for a common one."""
+    shares = np.array([0.9, 0.09, 0.01])
+    ones = np.ones(3)
+    prior = np.log(shares) if name == "logit_adjustment" else np.zeros(3)
+    objective = Objective(Plan(name, ones, ones, prior, None), np.arange(3), 3, recipe(smoothing=0.1), None)
+    logits = torch.zeros(3, 3, requires_grad=True)
+    solver = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        solver.zero_grad()
+        loss = objective(lambda _: (logits, logits), logits, torch.arange(3), torch.ones(3), 0, 0.0)
+        loss.backward()
+        return float(loss.detach())
+
+    solver.step(closure)
+    found = logits.detach()
+    assert found.argmax(dim=1).tolist() == [0, 1, 2]
+    for right in range(3):
+        others = [found[right, other] for other in range(3) if other != right]
+        assert float(others[0]) == pytest.approx(float(others[1]), abs=1e-3)
+    expected = functional.cross_entropy(found, torch.arange(3), label_smoothing=0.1, reduction="sum")
+    if name == "none":  # as torch softens labels
+        assert closure() == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_damaged_state_starts_afresh(tmp_path: Path) -> None:

@@ -55,14 +55,23 @@ class Objective:
             inputs, targets = self.mix(inputs, targets)
             weights = targets @ self.by_class
         logits, embedding = self._run(network, inputs)
-        losses = functional.cross_entropy(
-            logits.float() + self.prior, targets, reduction="none", label_smoothing=self.recipe.smoothing
-        )
-        loss = (losses * weights).sum()
+        loss = (self._losses(logits.float() + self.prior, targets) * weights).sum()
         if self.alignment is not None:
             aligned = self._aligned(self.alignment, network, embedding.float(), step, progress)
             loss = loss + aligned * weights.sum()
         return loss
+
+    def _losses(self, adjusted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """[n] of ``adjusted`` logits, the prior added; softened labels give a share of each image to all classes.
+
+        That share goes by the prior: of equal shares a rare class would get more than its images, and the plain logits,
+        from which the prior is missing, would then name it before the right one.
+        """
+        losses = functional.cross_entropy(adjusted, targets, reduction="none")
+        if self.recipe.smoothing == 0:
+            return losses
+        spread = -functional.log_softmax(adjusted, dim=1) @ functional.softmax(self.prior, dim=0)
+        return torch.lerp(losses, spread, self.recipe.smoothing)
 
     def _aligned(
         self, alignment: Alignment, network: Callable, embedding: torch.Tensor, step: int, progress: float

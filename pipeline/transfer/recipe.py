@@ -36,7 +36,7 @@ class Recipe:
     wide: int = 0  # inputs of a layer, beyond which its rate falls in proportion; 0: none is too wide
     weight_decay: float = 0.02
     mix: float = 0.0  # alpha of mixup and cutmix, drawn by turns; 0: neither
-    smoothing: float = 0.0  # of the labels
+    smoothing: float = 0.0  # of the labels: the share of an image that all classes get, by the plan's prior
     average: float = 0.0  # decay of the moving average that is validated and kept; 0: the network itself
     device: str = "cpu"
     flags: Flags = field(default_factory=Flags)
