@@ -76,6 +76,23 @@ def test_a_class_that_is_too_sure_of_itself_asks_for_vector_scaling() -> None:
     assert log_losses(mended, truth).mean() == pytest.approx(log_losses(unseen, truth).mean(), abs=0.01)
 
 
+def test_vector_scaling_does_not_bring_back_shares_that_the_plan_has_taken_out() -> None:
+    """Nine in ten images are of one class, and the logits answer as if half were: a bias pays, for the rare class."""
+    generator = np.random.default_rng(0)
+    labels = (generator.random(1500) < 0.1).astype(int)
+    seen = generator.normal(np.where(labels == 1, 1.0, -1.0), 1.0)
+    adjusted = np.stack([-seen, seen], axis=1)
+    found = calibrated(adjusted, labels)
+    assert found.validation["vector_gain"] > 10 * found.validation["standard_error"]
+    assert found.validation["method"] == "temperature"
+    vector = calibrated(adjusted, labels, "vector").vector
+    assert vector is not None
+    recalls = [
+        (logits[labels == 1].argmax(axis=1) == 1).mean() for logits in (adjusted, vector.apply(adjusted))
+    ]
+    assert recalls[0] > recalls[1] + 0.1
+
+
 def test_what_one_temperature_mends_is_left_to_it() -> None:
     for n in (40, 400):
         honest, labels = drawn(n, seed=2)

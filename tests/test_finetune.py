@@ -482,6 +482,9 @@ def test_the_cost_counts_what_is_trained_and_no_clock(classifier: Classifier) ->
     half = cost.measure(classifier, (3, 48, 48), "cpu")
     assert half == cost.measure(classifier, (3, 48, 48), "cpu")
     assert half.forward == whole.forward < half.train < whole.train
+    merged = cost.measure(classifier, (3, 48, 48), "cpu", merged=True)
+    assert merged.forward < half.forward  # by the BatchNorms' passes
+    assert merged.train < half.train
     assert cost.measure(classifier, (3, 96, 96), "cpu").forward > 2 * half.forward
     adapt_layers(classifier, 16, 1.0, seed=0)
     adapted = cost.measure(classifier, (3, 48, 48), "cpu")

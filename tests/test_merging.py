@@ -64,6 +64,46 @@ def test_answers_and_gradients_are_those_of_the_network_itself(name: str) -> Non
         torch.testing.assert_close(found[parameter], gradient, rtol=1e-8, atol=1e-10, msg=parameter)
 
 
+def test_a_network_that_pads_as_tensorflow_does_is_merged_and_folded_whole() -> None:
+    own = classifier("mobilenetv2_050", pad_type="same")
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in own.modules())
+    inputs = torch.rand(3, 3, SIDE + 1, SIDE - 1, dtype=torch.float64)  # padded unevenly
+    expected, gradients = answers_and_gradients(own, own, inputs)
+    made = merged(own, own)
+    assert len(parts(made)) == norms
+    answers, found = answers_and_gradients(made, own, inputs)
+    torch.testing.assert_close(answers, expected, rtol=1e-9, atol=1e-10)
+    for parameter, gradient in gradients.items():
+        torch.testing.assert_close(found[parameter], gradient, rtol=1e-8, atol=1e-10, msg=parameter)
+    read = folded(whole(Pooled(own.eval().backbone)))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in read.modules())
+    torch.testing.assert_close(read(inputs), own(inputs)[1], rtol=1e-9, atol=1e-10)
+
+
+def test_bfloat16_spares_the_convolutions_that_it_makes_slower() -> None:
+    """Depthwise ones at stride 2 run in float32, the others in bfloat16, and the network answers much the same."""
+    own = classifier("mobilenetv2_050").float()
+    made = merged(own, own)
+    kinds: dict[tuple[int, bool], set[torch.dtype]] = {}
+    for part in parts(made):
+        key = (part.convolution.stride[0], part.convolution.groups > 1)
+        part.register_forward_hook(
+            lambda module, args, output, key=key: kinds.setdefault(key, set()).add(output.dtype)
+        )
+    inputs = torch.rand(3, 3, SIDE, SIDE)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, gradients = answers_and_gradients(made, own, inputs)
+    assert kinds == {
+        (2, False): {torch.bfloat16},  # the stem
+        (1, False): {torch.bfloat16},
+        (1, True): {torch.bfloat16},
+        (2, True): {torch.float32},
+    }
+    expected, exact = answers_and_gradients(made, own, inputs)
+    torch.testing.assert_close(logits.float(), expected, rtol=0.1, atol=0.05)
+    assert gradients.keys() == exact.keys()
+
+
 def test_adapters_learn_from_the_same_gradients() -> None:
     own = classifier("mobilenetv2_050")
     adapted = adapt_layers(own, 4, 1.0, seed=0)

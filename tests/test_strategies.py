@@ -120,7 +120,7 @@ def test_many_images_train_the_whole_network_where_the_budget_allows_it(
     costs = []
     for share in (1.0, 0.5):
         freeze(probe.classifier, 1 - share, keep_statistics=True)
-        one = cost.measure(probe.classifier, (3, 48, 48), "cpu")
+        one = cost.measure(probe.classifier, (3, 48, 48), "cpu", merged=True)
         costs.append(one.train * 24 + one.forward * 6)
     between = (costs[0] + costs[1]) / 2
 

@@ -61,8 +61,8 @@ def calibrate(
     """Fit ``bundle.calibration`` to validation ``logits`` [n, classes] of ``labels`` [n] (codes).
 
     auto takes vector scaling where its log loss, in folds that it was not fitted to, is lower than the
-    temperature's by more than one standard error of the paired difference over ``groups`` [n], and its accuracy
-    there is not lower. Where all images are of one group nothing can be held out: "after" is then of the fitted
+    temperature's by more than one standard error of the paired difference over ``groups`` [n], and neither its accuracy
+    nor its mean recall there is lower. Where all images are of one group nothing can be held out: "after" is then of the fitted
     images, its ``cross_fitted`` false.
     """
     grouped = codes(list(groups))
@@ -130,13 +130,25 @@ def _choose(
         return chosen, "all validation images are of one group", {}
     one, each = (log_losses(crossed[name], labels) for name in ("temperature", "vector"))
     gain, error = float((one - each).mean()), standard_error(one - each, groups)
-    hits = {name: float((logits.argmax(axis=1) == labels).mean()) for name, logits in crossed.items()}
+    hits = {name: _hits(logits, labels) for name, logits in crossed.items()}
     comparison = {"vector_gain": round(gain, 6), "standard_error": round(error, 6)}
     told = f"vector scaling's gain over one temperature is {gain:.3f} with a standard error of {error:.3f}"
     if method != "auto":
         return method, f"asked for; {told}", comparison
-    better = gain > error and hits["vector"] >= hits["temperature"]
+    better = gain > error and all(hits["vector"] >= hits["temperature"])
     return "vector" if better else "temperature", told, comparison
+
+
+def _hits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """[2] accuracy and mean recall over classes.
+
+    Vector scaling's biases can bring back the classes' shares, which logit adjustment has taken out of the logits:
+    the log loss is lower then, and rare classes lose what the plan gave them.
+    """
+    right = logits.argmax(axis=1) == labels
+    images = np.bincount(labels)
+    recalls = np.bincount(labels, right)[images > 0] / images[images > 0]
+    return np.array([right.mean(), recalls.mean()])
 
 
 def prediction_table(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["MOST_EPOCHS", "Cost", "Memory", "epochs_within", "frozen", "measure", "memory"]
 
@@ -46,17 +47,21 @@ class Memory:
         return self.parameters + self.gradients + self.activations
 
 
-def measure(network: nn.Module, shape: tuple[int, ...], device: str) -> Cost:
+def measure(network: nn.Module, shape: tuple[int, ...], device: str, *, merged: bool = False) -> Cost:
     """Count one input of ``shape`` through ``network``; layers without a gradient cost no backward pass.
 
     Nor does a layer's own weight, where it is frozen: its backward pass goes through to the layers below alone.
     An adapter (see lora.py) changes its layer's weight, once a step for all images, and is not counted.
+
+    Args:
+        merged: BatchNorms will be part of their convolutions (see merging.py) and pass over nothing themselves.
     """
+    free = (_BatchNorm, nn.Identity) if merged else ()
     forward = backward = 0.0
 
     def count(module: nn.Module, _: object, output: object) -> None:
         nonlocal forward, backward
-        if not isinstance(output, torch.Tensor):
+        if not isinstance(output, torch.Tensor) or isinstance(module, free):
             return
         seconds = output.numel() / ELEMENTS
         weight = getattr(module, "weight", None)

@@ -44,9 +44,12 @@ class Pair(NamedTuple):
 def pairs(network: fx.GraphModule) -> list[Pair]:
     """Each convolution and the BatchNorm that alone reads it, where neither is called anywhere else.
 
-    The convolution's weight may be parametrized (an adapter's is); what computes otherwise is no pair.
+    The convolution's weight may be parametrized (an adapter's is), and it may pad as TensorFlow does; what computes
+    otherwise is no pair.
     """
-    from timm.layers import BatchNormAct2d
+    from timm.layers import BatchNormAct2d, Conv2dSame
+
+    known = (nn.Conv2d.forward, Conv2dSame.forward)
 
     calls = _calls(network.graph)
     found = []
@@ -56,7 +59,7 @@ def pairs(network: fx.GraphModule) -> list[Pair]:
             continue
         before = node.args[0]
         convolution = _module(network, before)
-        if not isinstance(convolution, nn.Conv2d) or type(convolution).forward is not nn.Conv2d.forward:
+        if not isinstance(convolution, nn.Conv2d) or type(convolution).forward not in known:
             continue
         if len(before.users) == calls[before.target] == calls[node.target] == 1:
             found.append(Pair(before, node, convolution, norm))

@@ -7,7 +7,10 @@ backward one alone is a quarter of a step of MobileNetV2 on a CPU, and the copy 
 does the same for networks that are only read, where the product is taken once.
 """
 
+import copy
+
 import torch
+from timm.layers import Conv2dSame, pad_same
 from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -25,18 +28,50 @@ class Merged(nn.Module):
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.convolution, self.norm = convolution, norm
+        after = (getattr(norm, "drop", None), getattr(norm, "act", None))  # of timm's BatchNormAct2d
+        self.after = nn.ModuleList(_apart(module) for module in after if module is not None)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu") and _slow_in_bfloat16(self.convolution):
+            with torch.autocast("cpu", enabled=False):
+                return self._run(inputs.float())
+        return self._run(inputs)
+
+    def _run(self, inputs: torch.Tensor) -> torch.Tensor:
         norm, convolution = self.norm, self.convolution
         scale = torch.rsqrt(norm.running_var + norm.eps)
         if norm.weight is not None:
             scale = scale * norm.weight
         mean = norm.running_mean if convolution.bias is None else norm.running_mean - convolution.bias
         shift = -mean * scale if norm.bias is None else norm.bias - mean * scale
+        if isinstance(convolution, Conv2dSame):
+            inputs = pad_same(
+                inputs, list(convolution.kernel_size), list(convolution.stride), list(convolution.dilation)
+            )
         values = convolution._conv_forward(inputs, convolution.weight * scale[:, None, None, None], shift)
-        for rest in (getattr(norm, "drop", None), getattr(norm, "act", None)):  # of timm's BatchNormAct2d
-            values = values if rest is None else rest(values)
+        for module in self.after:
+            values = module(values)
         return values
+
+
+def _apart(module: nn.Module) -> nn.Module:
+    """The same activation, out of place: in place autograd copies the convolution's output first, to keep it."""
+    if not getattr(module, "inplace", False):
+        return module
+    apart = copy.copy(module)
+    apart.inplace = False
+    return apart
+
+
+def _slow_in_bfloat16(convolution: nn.Conv2d) -> bool:
+    """Whether oneDNN's backward pass of it takes up to 40 times as long as in float32 on a CPU.
+
+    Depthwise ones do, but for 3 x 3 at stride 1 (oneDNN of torch 2.15, a CPU with avx512_bf16): in MobileNetV2's upper half
+    one layer took more than half of the step.
+    """
+    depthwise = convolution.groups == convolution.in_channels > 1
+    plain = tuple(convolution.stride) == (1, 1) and tuple(convolution.kernel_size) == (3, 3)
+    return depthwise and not plain
 
 
 def merged(classifier: Classifier, network: nn.Module) -> nn.Module:

@@ -82,7 +82,8 @@ def epochs(
     train = task.train
     if train.epochs is not None:
         return train.epochs, 0
-    one = cost.measure(network, shape, task.device)
+    # Pretrained statistics stay still, so their BatchNorms are merged.
+    one = cost.measure(network, shape, task.device, merged=task.backbone.pretrained)
     seconds = one.train * len(task.data.train) + one.forward * len(task.data.validation)
     count = cost.epochs_within(max(train.budget_seconds - before, 0.0), seconds)
     if count == 0 and not forced:
