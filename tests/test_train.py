@@ -163,7 +163,7 @@ def test_a_challenger_that_at_once_beats_the_probe_trains_longer_also_after_a_ki
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "clustered_error", lambda differences, groups: 0.0)  # any gain will do
-    settings = {"strategy": "auto", "budget_seconds": 0.025, **ARITHMETIC}
+    settings = {"strategy": "auto", "budget_seconds": 0.019, **ARITHMETIC}
     undisturbed = trained(tmp_path / "one", weights, **settings)
     assert "Partial, 8 of 8 epochs" in undisturbed["report"]
     assert (
