@@ -11,16 +11,13 @@ import json  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from pipeline.__main__ import imported, leave  # noqa: E402
+from pipeline.__main__ import leave, load  # noqa: E402
 from pipeline.__main__ import main as pipeline  # noqa: E402
-
-# What a verb imports before it can begin; the rest comes in passing.
-HEAVY = {"train": "pipeline.train", "bundle": "pipeline.transfer.export"}
 
 
 def main() -> int:
     verb, report = sys.argv[1], Path(sys.argv[2])
-    imported(HEAVY[verb])
+    load(verb)  # what else a verb imports comes in passing
     ready = time.perf_counter()
     code = pipeline([verb])
     seconds = {"imports": ready - STARTED, "work": time.perf_counter() - ready}

@@ -95,7 +95,7 @@ def _use_project_environment() -> None:
 
 
 def imported(name: str) -> ModuleType:
-    """A verb's module, imported without the garbage collector, which takes a quarter of the time that torch needs.
+    """A module, imported without the garbage collector, which takes a quarter of the time that torch needs.
 
     It would look through all that has been imported so far again and again, and nothing of it is garbage.
     """
@@ -105,6 +105,13 @@ def imported(name: str) -> ModuleType:
     finally:
         gc.enable()
         gc.freeze()
+
+
+def load(verb: str) -> ModuleType:
+    """A verb's module, with all that running it takes long to import."""
+    if verb in LATER:
+        imported(LATER[verb])
+    return imported(MODULES.get(verb, f"pipeline.{verb}"))
 
 
 def leave(code: int) -> NoReturn:
@@ -132,9 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
             from pipeline.stored import require_whole
 
             require_whole(workspace, options.verb, params, getattr(options, "domain", None))
-        if options.verb in LATER:
-            imported(LATER[options.verb])
-        module = imported(MODULES.get(options.verb, f"pipeline.{options.verb}"))
+        module = load(options.verb)
         if options.verb == "scan":
             code = module.scan_stage(workspace, params, options.domain)
         elif options.verb == "select":

@@ -56,12 +56,13 @@ def measure(network: nn.Module, shape: tuple[int, ...], device: str, *, merged: 
     Args:
         merged: BatchNorms will be part of their convolutions (see merging.py) and pass over nothing themselves.
     """
-    free = (_BatchNorm, nn.Identity) if merged else ()
+    # timm's BatchNormAct2d hands its values to an Identity, which is what is counted of it.
+    uncounted = (_BatchNorm, nn.Identity) if merged else ()
     forward = backward = 0.0
 
     def count(module: nn.Module, _: object, output: object) -> None:
         nonlocal forward, backward
-        if not isinstance(output, torch.Tensor) or isinstance(module, free):
+        if not isinstance(output, torch.Tensor) or isinstance(module, uncounted):
             return
         seconds = output.numel() / ELEMENTS
         weight = getattr(module, "weight", None)
