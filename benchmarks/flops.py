@@ -5,7 +5,8 @@
 The FLOP/s of the loop as the product trains (stored views augmented, standardised, loss, clipping, step, moving average)
 over those of one large matrix product of the same precision, measured in turn. FLOPs are counted by torch's own counter
 on a forward and backward pass of one batch, so what only moves memory (normalisation, augmentation) counts for nothing.
-Random weights and made-up views: neither changes how long a step takes.
+Random weights and made-up views: neither changes how long a step takes. BatchNorm statistics stay, as those of a
+pretrained network do.
 """
 
 import argparse
@@ -26,7 +27,9 @@ from benchmarks.record import RESULTS, Row, measuring
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.device import deterministic, pick_device
 from pipeline.transfer.feeds import PixelFeed
+from pipeline.transfer.freeze import freeze
 from pipeline.transfer.imbalance import Plan
+from pipeline.transfer.merging import merged
 from pipeline.transfer.recipe import Flags, Recipe
 from pipeline.transfer.steps import Labelled, Steps
 from pipeline.transforms import Preprocessing
@@ -75,7 +78,10 @@ def loop(
 def training(name: str, side: int, batch: int, batches: int, device: str, flags: Flags) -> Steps:
     """The product's optimizer steps of the whole network ``name`` on made-up views of ``side`` px."""
     backbone = timm.create_model(name, pretrained=False, num_classes=0)
-    classifier = Classifier(backbone, backbone.num_features, CLASSES).train()
+    classifier = Classifier(backbone, backbone.num_features, CLASSES)
+    freeze(classifier, 0.0, keep_statistics=True)
+    network = merged(classifier, classifier)
+    classifier.train()
     rng, count = np.random.default_rng(0), batch * batches
     labels = rng.integers(CLASSES, size=count)
     preprocessing = Preprocessing(
@@ -96,7 +102,7 @@ def training(name: str, side: int, batch: int, batches: int, device: str, flags:
         device=device,
         flags=flags,
     )
-    return Steps(classifier, classifier, data, recipe)
+    return Steps(classifier, network, data, recipe)
 
 
 def flops(steps: Steps) -> float:

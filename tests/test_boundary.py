@@ -99,9 +99,9 @@ def test_no_image_passes_the_lower_layers_twice(task: Task, monkeypatch: pytest.
     made = caches._pixels
 
     def counted(
-        views: np.ndarray, image_ids: list[str], view: str, preprocessing: Preprocessing
+        views: np.ndarray, image_ids: list[str], view: str, preprocessing: Preprocessing, device: str
     ) -> Callable[[list[int]], torch.Tensor]:
-        inner = made(views, image_ids, view, preprocessing)
+        inner = made(views, image_ids, view, preprocessing, device)
 
         def inputs(rows: list[int]) -> torch.Tensor:
             shown.extend({f"{view} {image_ids[row]}" for row in rows})

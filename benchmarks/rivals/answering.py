@@ -19,7 +19,7 @@ def answer(model: nn.Module, views: np.ndarray, weights: Path) -> np.ndarray:
     """float32 logits [n, classes] of uint8 views [n, H, W, 3], standardised as the weights ask for."""
     config = json.loads((weights / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
     mean, std = (torch.tensor(config[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
-    model = model.eval().float()
+    model = model.cpu().eval().float()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(views), BATCH):

@@ -34,6 +34,8 @@ from fastai.vision.all import (  # noqa: E402
 
 from benchmarks.rivals.answering import answer, loaded_share  # noqa: E402
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rivals.fastai_run")
@@ -51,7 +53,7 @@ def options() -> argparse.Namespace:
 
 
 class Bfloat16(Callback):
-    """Autocast on the CPU: fastai's own ``to_bf16`` asks for CUDA's autocast, which does nothing here."""
+    """Autocast on the CPU: fastai's own ``to_bf16`` asks for CUDA's autocast, which does nothing there."""
 
     order = 10  # where fastai's own stands
 
@@ -98,16 +100,16 @@ class Stopwatch(Callback):
 def learner(asked: argparse.Namespace, clock: Stopwatch) -> Learner:
     loaders = ImageDataLoaders.from_folder(
         asked.tree, train="train", valid="validation", bs=asked.batch_size, num_workers=asked.workers,
-        persistent_workers=asked.workers > 0, device=torch.device("cpu"),
+        persistent_workers=asked.workers > 0, device=torch.device(DEVICE),
         item_tfms=[RandomResizedCrop(asked.image_size, min_scale=0.5), FlipItem(0.5)],
     )  # fmt: skip
-    precision = [Bfloat16()] if asked.precision == "bfloat16" else []
+    precision = [Bfloat16()] if asked.precision == "bfloat16" and DEVICE == "cpu" else []
     learn = vision_learner(
         loaders, f"local-dir:{asked.weights}", metrics=accuracy, path=asked.out,
         cbs=[ChannelsLast(), *precision, clock],
     )  # fmt: skip
     learn.remove_cb(ProgressCallback)  # draws bars: time that is not the rival's
-    return learn
+    return learn.to_bf16() if asked.precision == "bfloat16" and DEVICE == "cuda" else learn
 
 
 def main() -> int:

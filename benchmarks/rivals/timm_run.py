@@ -60,12 +60,18 @@ def flags(asked: argparse.Namespace) -> list[str]:
     return [
         "--data-dir", str(asked.tree), "--class-map", str(classes), "--num-classes", str(asked.classes),
         "--model", f"local-dir:{asked.weights}", "--pretrained", "--img-size", str(asked.image_size),
-        "--device", "cpu", "--channels-last", *(BFLOAT16 if asked.precision == "bfloat16" else []),
+        *_device(), "--channels-last", *(BFLOAT16 if asked.precision == "bfloat16" else []),
         "--epochs", str(asked.epochs), "--batch-size", str(asked.batch_size), "--lr", str(asked.lr),
         "--seed", str(asked.seed), "--workers", str(asked.workers), "--log-interval", "1000",
         "--checkpoint-hist", "1", "--output", str(asked.out), "--experiment", "run",
         *RECIPE, *AUGMENTATION, *asked.extra,
     ]  # fmt: skip
+
+
+def _device() -> list[str]:
+    import torch
+
+    return ["--device", "cuda", "--pin-mem"] if torch.cuda.is_available() else ["--device", "cpu"]
 
 
 class Stopwatch:

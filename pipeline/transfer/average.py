@@ -21,17 +21,18 @@ class Average:
         self.live = tensors
         self.decay = decay
         self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        pairs = [(self.tensors[name], tensor.detach()) for name, tensor in tensors.items()]
+        self._floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._whole = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take the live tensors in, after optimizer step ``step`` (from 0)."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        floating = [name for name, tensor in self.live.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_(
-            [self.tensors[name] for name in floating], [self.live[name].detach() for name in floating], weight
-        )
-        for name in self.live.keys() - set(floating):
-            self.tensors[name].copy_(self.live[name])
+        averages, live = zip(*self._floating, strict=True)
+        torch._foreach_lerp_(averages, live, weight)
+        for average, value in self._whole:
+            average.copy_(value)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

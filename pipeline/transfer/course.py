@@ -33,10 +33,22 @@ class Tuned:
     # Step, loss of training and of validation, and by how many standard errors the best epoch so far, and the
     # rival, are better.
     history: list[dict[str, float]] = field(default_factory=list)
-    images: int = 0  # shown in this process, for the speed
-    seconds: float = 0.0  # of training in this process, without validation
+    timed: list[tuple[int, float]] = field(
+        default_factory=list
+    )  # images and seconds of each epoch in this process
     ended: str = ""  # why, where it was not by schedule
     snapshots: list[dict[str, torch.Tensor]] = field(default_factory=list)  # of the last epochs, if asked for
+
+    @property
+    def seconds(self) -> float:
+        """Of training in this process, without validation."""
+        return sum(seconds for _, seconds in self.timed)
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the epochs after the first, which also starts what the others find ready; of that where it is the only one."""
+        steady = self.timed[1:] or self.timed
+        return sum(images for images, _ in steady) / sum(seconds for _, seconds in steady) if steady else 0.0
 
     @property
     def step(self) -> int:

@@ -2,11 +2,12 @@
 
 import os
 
+import numpy as np
 import torch
 
 from pipeline.errors import ParamsError
 
-__all__ = ["deterministic", "out_of_memory", "pick_device"]
+__all__ = ["deterministic", "out_of_memory", "pick_device", "sent"]
 
 
 def deterministic(seed: int) -> None:
@@ -43,3 +44,9 @@ def out_of_memory(error: Exception) -> bool:
         or "out of memory" in words
         or "can't allocate memory" in words
     )
+
+
+def sent(values: np.ndarray, device: str) -> torch.Tensor:
+    """``values`` on the device. A GPU gets them behind the work that it already has: neither side waits for the other."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else tensor

@@ -129,13 +129,13 @@ def agreed(value: int) -> bool:
     return len(set(held)) == 1
 
 
-def averaged(value: float, device: str) -> float:
+def averaged(value: torch.Tensor) -> torch.Tensor:
     """The mean over the processes."""
     if world() == 1:
         return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=device)
-    distributed.all_reduce(tensor)
-    return float(tensor) / world()
+    summed = value.clone()
+    distributed.all_reduce(summed)
+    return summed / world()
 
 
 def gathered(part: np.ndarray, count: int) -> np.ndarray:

@@ -10,12 +10,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from pipeline.transfer.augment import augmented, draws, standardised
+from pipeline.transfer.augment import augmented, draws, standardised, uniforms
+from pipeline.transfer.device import sent
 from pipeline.transforms import Preprocessing
 
 __all__ = ["ActivationFeed", "Feed", "PixelFeed", "resident"]
 
-RESIDENT_SHARE = 0.25  # of the GPU's free memory that the stored views may take
+RESIDENT_SHARE = 0.25  # of the GPU's free memory that stored views or activations may take
 
 
 class Feed(Protocol):
@@ -28,16 +29,13 @@ class Feed(Protocol):
         """Inputs of the named rows as they will be met in production."""
 
 
-def resident(views: np.ndarray, device: str) -> torch.Tensor | None:
-    """The whole set on the GPU, uint8, where it takes at most a quarter of what is free; else None."""
+def resident(stored: Sequence[np.ndarray], device: str) -> torch.Tensor | None:
+    """All rows of the arrays, one behind the other, on the GPU, where they take at most a quarter of what is free."""
     if not device.startswith("cuda"):
         return None
-    free = torch.cuda.mem_get_info(device)[0]
-    return (
-        torch.from_numpy(np.ascontiguousarray(views)).to(device)
-        if views.nbytes <= RESIDENT_SHARE * free
-        else None
-    )
+    if sum(part.nbytes for part in stored) > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return None
+    return torch.cat([torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in stored])
 
 
 class PixelFeed:
@@ -57,7 +55,7 @@ class PixelFeed:
         self.seed = seed
         self.device = device
         self.augment = augment
-        self.resident = resident(views, device)
+        self.resident = resident([views], device)
 
     def batch(self, rows: np.ndarray, epoch: int) -> torch.Tensor:
         """float32 [len(rows), 3, H, W]: each row's random view of this epoch, standardised."""
@@ -76,11 +74,8 @@ class PixelFeed:
     def _gathered(self, rows: np.ndarray) -> torch.Tensor:
         """uint8 [len(rows), 3, H, W] on the device, in channels-last order as it is stored."""
         if self.resident is not None:
-            return self.resident[torch.from_numpy(rows).to(self.device)].permute(0, 3, 1, 2)
-        views = torch.from_numpy(self.views[rows])
-        if self.device.startswith("cuda"):
-            views = views.pin_memory().to(self.device, non_blocking=True)
-        return views.permute(0, 3, 1, 2)
+            return self.resident[sent(rows, self.device)].permute(0, 3, 1, 2)
+        return sent(self.views[rows], self.device).permute(0, 3, 1, 2)
 
 
 class ActivationFeed:
@@ -92,17 +87,24 @@ class ActivationFeed:
         )
         self.seed = seed
         self.device = device
+        self.resident = resident(stores, device)
+        self.starts = np.cumsum([0, *(len(store) for store in stores[:-1])])  # of each store's rows there
 
     def batch(self, rows: np.ndarray, epoch: int) -> torch.Tensor:
         """[len(rows), ...]: each row's activation of one of the stored views, drawn by (seed, epoch, row)."""
-        count = len(self.stores)
-        chosen = [int(np.random.default_rng([self.seed, epoch, int(row)]).integers(count)) for row in rows]
-        values = np.stack([self.stores[view][row] for view, row in zip(chosen, rows, strict=True)])
-        return torch.from_numpy(values).to(self.device)
+        drawn = uniforms(rows.tolist(), self.seed, epoch, 1)[:, 0]
+        return self._gathered((drawn * len(self.stores)).astype(np.int64), rows)
 
     def plain(self, rows: np.ndarray) -> torch.Tensor:
         """[len(rows), ...] activations of the unchanged images."""
-        return torch.from_numpy(np.ascontiguousarray(self.stores[0][rows])).to(self.device)
+        return self._gathered(np.zeros(len(rows), dtype=np.int64), rows)
+
+    def _gathered(self, chosen: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        """[len(rows), ...] on the device: of each row the activation of its ``chosen`` view."""
+        if self.resident is not None:
+            return self.resident[sent(self.starts[chosen] + rows, self.device)]
+        values = np.stack([self.stores[view][row] for view, row in zip(chosen, rows, strict=True)])
+        return sent(values, self.device)
 
 
 def _policy(name: str, views: torch.Tensor, rows: np.ndarray, seed: int, epoch: int) -> torch.Tensor:

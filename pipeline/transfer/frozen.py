@@ -32,7 +32,7 @@ def runtime(device: str) -> str:
 
 
 def forward(key: str, network: Callable[[], nn.Module], inputs: torch.Tensor, device: str) -> Forward:
-    """What maps batches shaped as ``inputs``, float32, on the CPU, to the network's answers there.
+    """What maps batches shaped as ``inputs``, float32, where ``device`` is, to the network's answers on the CPU.
 
     Args:
         key: names the network; the last ones of this process stay ready under theirs.

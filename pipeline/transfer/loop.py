@@ -25,10 +25,11 @@ from pipeline.transfer import course, distributed
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.course import Rival, Tuned, given_up, past_its_best
+from pipeline.transfer.divergence import NAMED
 from pipeline.transfer.objective import Alignment
 from pipeline.transfer.recipe import DivergedError, Recipe
 from pipeline.transfer.resume import State
-from pipeline.transfer.steps import NAMED, Labelled, Steps
+from pipeline.transfer.steps import Labelled, Steps
 
 __all__ = ["Curve", "fit"]
 
@@ -145,15 +146,16 @@ def _epoch(steps: Steps, tuned: Tuned, epoch: int, bar: tqdm) -> float:
     recipe = steps.recipe
     steps.classifier.train()
     order = steps.data.plan.order(np.random.default_rng([recipe.seed, 1, epoch]))
-    losses = 0.0
+    losses = torch.zeros((), dtype=torch.float64, device=recipe.device)
     started = time.perf_counter()
     for number in range(steps.count):
         batch = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
-        losses += steps.step(batch, epoch, epoch * steps.count + number) * len(batch)
+        losses += steps.step(batch, epoch, epoch * steps.count + number).double() * len(batch)
         bar.update(len(batch))
-    tuned.seconds += time.perf_counter() - started
-    tuned.images += len(order)
-    return losses / len(order)
+    steps.watch.settle()
+    loss = float(losses) / len(order)
+    tuned.timed.append((len(order), time.perf_counter() - started))
+    return loss
 
 
 def _judge(steps: Steps, tuned: Tuned, epoch: int, loss: float, rival: Rival | None) -> None:

@@ -1,6 +1,7 @@
 """What a step minimises: cross entropy, weighted and adjusted by the plan, on mixed or plain images, and an alignment."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,21 @@ from pipeline.transfer.feeds import Feed
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.recipe import Recipe
 
-__all__ = ["Alignment", "Objective"]
+__all__ = ["Alignment", "Examples", "Objective"]
+
+
+class Examples(NamedTuple):
+    """A batch, or a part of one, on the device."""
+
+    inputs: torch.Tensor  # [n, ...]
+    targets: torch.Tensor  # codes [n], or shares [n, classes]
+    weights: torch.Tensor  # [n]
+    scale: torch.Tensor  # [], of the sum of their losses
+
+    def part(self, start: int, size: int) -> "Examples":
+        """``size`` of them, or what is left, from number ``start`` on."""
+        inputs, targets, weights = (values[start : start + size] for values in self[:3])
+        return Examples(inputs, targets, weights, self.scale)
 
 
 class Alignment(nn.Module):
@@ -39,27 +54,22 @@ class Objective:
         self.by_class = torch.from_numpy(of_class).to(recipe.device)
         self.mix = _mix(recipe.mix, classes) if recipe.mix else None
 
-    def __call__(
-        self,
-        network: Callable,
-        inputs: torch.Tensor,
-        labels: torch.Tensor,
-        weights: torch.Tensor,
-        step: int,
-        progress: float,
-    ) -> torch.Tensor:
-        """Sum of the weighted losses of ``inputs`` [n, ...] with ``labels`` and ``weights`` [n], on the device."""
-        place = self.recipe.device
-        targets, weights = labels.to(place), weights.to(place)
-        if self.mix is not None and len(inputs) > 1:
-            inputs, targets = self.mix(inputs, targets)
-            weights = targets @ self.by_class
+    def mixed(self, examples: Examples) -> Examples:
+        """What is learnt from; mixed images have shares [n, classes] for targets."""
+        if self.mix is None or len(examples.inputs) == 1:
+            return examples
+        inputs, targets = self.mix(examples.inputs, examples.targets)
+        return Examples(inputs, targets, targets @ self.by_class, examples.scale)
+
+    def __call__(self, network: Callable, examples: Examples, step: int, progress: float) -> torch.Tensor:
+        """Sum of the weighted losses, scaled."""
+        inputs, targets, weights, scale = examples
         logits, embedding = self._run(network, inputs)
         loss = (self._losses(logits.float() + self.prior, targets) * weights).sum()
         if self.alignment is not None:
             aligned = self._aligned(self.alignment, network, embedding.float(), step, progress)
             loss = loss + aligned * weights.sum()
-        return loss
+        return scale * loss
 
     def _losses(self, adjusted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """[n] of ``adjusted`` logits, the prior added; softened labels give a share of each image to all classes.

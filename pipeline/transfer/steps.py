@@ -18,21 +18,22 @@ from torch import nn
 from pipeline.errors import StateError
 from pipeline.transfer import distributed
 from pipeline.transfer.average import Average
+from pipeline.transfer.captured import Captured
 from pipeline.transfer.classifier import Classifier
-from pipeline.transfer.device import out_of_memory
+from pipeline.transfer.device import out_of_memory, sent
+from pipeline.transfer.divergence import Watch, refused
 from pipeline.transfer.feeds import Feed
 from pipeline.transfer.freeze import trained
 from pipeline.transfer.imbalance import Plan
-from pipeline.transfer.objective import Alignment, Objective
+from pipeline.transfer.objective import Alignment, Examples, Objective
 from pipeline.transfer.rates import parameter_groups
-from pipeline.transfer.recipe import DivergedError, Recipe, TooLargeError
+from pipeline.transfer.recipe import Recipe, TooLargeError
 from pipeline.transfer.resume import pack_optimizer, unpack_optimizer
 
 __all__ = ["Labelled", "Steps"]
 
 WARM_UP = 0.3  # of all steps; less lets the first ones undo the probe where BatchNorm statistics are frozen
 CLIP = 1.0  # norm of the gradient
-NAMED = 8  # images named when the loss or its gradient is no number
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Steps:
         if alignment is not None and any(True for _ in alignment.parameters()):
             groups.append({"params": list(alignment.to(recipe.device).parameters()), "lr_scale": 1.0})
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+        alone = recipe.device.startswith("cuda") and distributed.world() == 1 and alignment is None
+        self.captured = (
+            Captured(self._once, recipe.batch_size, self.optimizer, recipe.device) if alone else None
+        )
+        self.watch = Watch(data.paths, self.count)
         self.schedule = self._scheduled()
         self.names = {id(parameter): name for name, parameter in classifier.named_parameters()}
         if alignment is not None:
@@ -94,68 +100,89 @@ class Steps:
             t_in_epochs=False,
         )
 
-    def step(self, batch: np.ndarray, epoch: int, step: int) -> float:
-        """Learn from the training rows number ``batch``; their mean loss.
+    def step(self, batch: np.ndarray, epoch: int, step: int) -> torch.Tensor:
+        """Learn from the training rows number ``batch``; their mean loss, which a GPU may still be at.
 
         Raises:
-            DivergedError: the loss or its gradient is no number; names the batch and its images.
+            DivergedError: the loss or its gradient is no number; names the batch and its images. On a GPU it comes a
+                step late, and nothing was learnt from that batch.
             TooLargeError: not even one image fits into memory.
             StateError: one of several processes is short of memory.
         """
         self.schedule.step_update(step)
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # dropout and mixing, the same after a resume
-        rows = self.data.train[batch]
-        inputs = self._laid_out(self.data.feed.batch(self.data.train[self._mine(batch)], epoch))
+        examples = self._examples(batch, epoch)
+        told = self._replayed(examples)
+        if told is None:
+            told = self._learnt(examples, step)
+        self.watch.look(told, self.data.train[batch], epoch, step)
+        if not told.is_cuda:
+            self.optimizer.step()
+        if self.average:
+            self.average.update(step)
+        return told[0]
+
+    def _examples(self, batch: np.ndarray, epoch: int) -> Examples:
+        """This process's part, scaled to the whole batch's weighted mean."""
+        mine, weights = self._mine(batch), self.objective.weights
+        # The processes' gradients are averaged; one that got no image of a short batch counts nothing.
+        scale = distributed.world() / float(weights[batch].sum()) * (len(distributed.share(batch)) > 0)
+        rows = self.data.train[mine]
+        numbers = sent(np.append(weights[mine].numpy(), np.float32(scale)), self.recipe.device)
+        inputs, labels = self.data.feed.batch(rows, epoch), sent(self.data.labels[rows], self.recipe.device)
+        return Examples(self._laid_out(inputs), labels, numbers[:-1], numbers[-1])
+
+    def _replayed(self, examples: Examples) -> torch.Tensor | None:
+        """What ``_learnt`` gives, by the captured step; None: not of this batch."""
+        size = len(examples.targets)
+        if self.captured is None or self.micro < size or not self.captured.ready(size):
+            return None
+        return self.captured(self.objective.mixed(examples))
+
+    def _once(self, mixed: Examples) -> torch.Tensor:
+        """``_learnt``, of a batch that fits into memory: what is captured."""
+        loss = self.objective(self.forward, mixed, 0, 0.0)
+        loss.backward()
+        return self._clipped(loss.detach())
+
+    def _learnt(self, examples: Examples, step: int) -> torch.Tensor:
+        """Gradients, and on a GPU the update: [2] loss of the batch and norm of its gradient."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                loss = self._gradients(batch, inputs, step)
+                loss = self._gradients(examples, step)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
                 self._halve(error)
-        if not math.isfinite(loss):
-            raise self._diverged(f"the training loss became {loss}", rows, epoch, step)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP, foreach=True))
-        if not math.isfinite(norm):  # clipped by it, the gradient would make every weight NaN
-            raise self._diverged(
-                f"the norm of the gradient became {norm}, at a loss of {loss:.3g},", rows, epoch, step
-            )
-        self.optimizer.step()
-        if self.average:
-            self.average.update(step)
-        return loss
+        return self._clipped(loss)
 
-    def _diverged(self, what: str, rows: np.ndarray, epoch: int, step: int) -> DivergedError:
-        named = ", ".join(self.data.paths[row] for row in rows[:NAMED])
-        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-        return DivergedError(
-            f"{what} in epoch {epoch + 1}, batch {step % self.count + 1} of {self.count}: {named}{more}; "
-            "look at these images, or lower train.learning_rate"
-        )
+    def _gradients(self, examples: Examples, step: int) -> torch.Tensor:
+        """Gradients of the batch's loss, summed up over parts that fit into memory; the loss."""
+        progress = step / (self.recipe.epochs * self.count)
+        size = len(examples.targets)
+        loss = torch.zeros_like(examples.scale)
+        for start in range(0, size, self.micro):
+            last = start + self.micro >= size
+            with contextlib.nullcontext() if last else _unsynchronised(self.forward):
+                mixed = self.objective.mixed(examples.part(start, self.micro))
+                share = self.objective(self.forward, mixed, step, progress)
+                share.backward()
+            loss = loss + share.detach()
+        return distributed.averaged(loss)
+
+    def _clipped(self, loss: torch.Tensor) -> torch.Tensor:
+        """Clip the gradient; on a GPU, which refuses by itself what is no number, update, too."""
+        norm = torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP, foreach=True)
+        told = torch.stack([loss, norm])
+        if told.is_cuda:
+            self.optimizer.found_inf = refused(told)  # type: ignore[attr-defined]
+            self.optimizer.step()
+        return told
 
     def _laid_out(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs if self.recipe.flags.channels_last or inputs.dim() != 4 else inputs.contiguous()
-
-    def _gradients(self, batch: np.ndarray, inputs: torch.Tensor, step: int) -> float:
-        """Gradients of the whole batch's weighted mean loss, summed up over parts that fit into memory."""
-        mine, weights = self._mine(batch), self.objective.weights
-        labels = torch.from_numpy(self.data.labels[self.data.train[mine]])
-        # The processes' gradients are averaged; one that got no image of a short batch counts nothing.
-        scale = distributed.world() / float(weights[batch].sum()) * (len(distributed.share(batch)) > 0)
-        progress = step / (self.recipe.epochs * self.count)
-        loss = 0.0
-        for start in range(0, len(mine), self.micro):
-            part = slice(start, start + self.micro)
-            last = start + self.micro >= len(mine)
-            with contextlib.nullcontext() if last else _unsynchronised(self.forward):
-                share = scale * self.objective(
-                    self.forward, inputs[part], labels[part], weights[mine[part]], step, progress
-                )
-                share.backward()
-            loss += float(share.detach())
-        return distributed.averaged(loss, self.recipe.device)
 
     def _mine(self, batch: np.ndarray) -> np.ndarray:
         """This process's part of the batch; never empty, since all of them must take part in the sum."""

@@ -197,7 +197,7 @@ def _candidate(
         report=text,
         curve=tuned.curve,
         seconds={settings.name: tuned.seconds},
-        images_per_second=tuned.images / tuned.seconds if tuned.seconds else 0.0,
+        images_per_second=tuned.images_per_second,
         steps=tuned.step,
         epochs=tuned.planned,
         figures=outcome,
