@@ -3,21 +3,19 @@
     python -m benchmarks.best_flags
 
 One set, three epochs a trial; the figure is images per second of the faster epoch after the first. The precision
-is tried first, with two workers, then the number of workers with the better precision. The other benchmarks
+is tried first, with the first number of workers, then the number of workers with the better precision. The other benchmarks
 read the result, benchmarks/results/best_flags.json, and refuse that of another machine.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.contenders import Contender, Fastai, Timm, timm_script
 from benchmarks.errors import ContenderError, ended
-from benchmarks.record import RESULTS, machine, measuring
+from benchmarks.record import RESULTS, machine, measuring, of_device
 from benchmarks.sets import ROOT, SETS, Prepared, prepare
 from pipeline.artifacts import read_json
 
@@ -33,7 +31,7 @@ def chosen(rival: str, results: Path = RESULTS) -> list[str]:
     Raises:
         ContenderError: they have not been measured here.
     """
-    path = results / "best_flags.json"
+    path = results / f"{of_device('best_flags')}.json"
     recorded = read_json(path) if path.exists() else {}
     own = machine()
     if any(recorded.get("machine", {}).get(key) != own[key] for key in ("cpu", "cores")):
@@ -44,15 +42,17 @@ def chosen(rival: str, results: Path = RESULTS) -> list[str]:
 
 
 def trials(
-    make: Callable[[list[str]], Contender], prepared: Prepared
+    make: Callable[[list[str]], Contender],
+    prepared: Prepared,
+    precisions: Sequence[str],
+    workers: Sequence[int],
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """The best flags of one rival, and all that was tried."""
     tried: list[dict[str, Any]] = []
 
     def speed(flags: list[str]) -> float:
-        contender, side = make(flags), prepared.image_size
-        views = np.zeros((1, side, side, 3), dtype=np.uint8)  # speed alone is asked for
-        later = contender.run(prepared, views, seed=0).details["epochs"][1:]
+        contender = make(flags)
+        later = contender.run(prepared, None, seed=0).details["epochs"][1:]
         found = max(epoch["images"] / epoch["seconds"] for epoch in later)  # what disturbs only ever slows
         tried.append({"flags": flags, "images_per_second": round(found, 1)})
         print(f"{contender.name:<18}{' '.join(flags):<40}{found:>8.1f} images/s", flush=True)
@@ -61,10 +61,10 @@ def trials(
     def flags(precision: str, workers: int) -> list[str]:
         return ["--precision", precision, "--workers", str(workers)]
 
-    by_precision = {name: speed(flags(name, WORKERS[0])) for name in PRECISIONS}
+    by_precision = {name: speed(flags(name, workers[0])) for name in precisions}
     precision = max(by_precision, key=by_precision.__getitem__)
-    by_workers = {WORKERS[0]: by_precision[precision]}
-    by_workers |= {number: speed(flags(precision, number)) for number in WORKERS[1:]}
+    by_workers = {workers[0]: by_precision[precision]}
+    by_workers |= {number: speed(flags(precision, number)) for number in workers[1:]}
     return flags(precision, max(by_workers, key=by_workers.__getitem__)), tried
 
 
@@ -76,12 +76,16 @@ def main() -> int:
     parser.add_argument("--set", choices=SETS, default="grocery20")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument(
+        "--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS, help="default: both"
+    )
+    parser.add_argument("--workers", nargs="+", type=int, default=WORKERS, help="default: 2 1 0")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the result goes")
     parser.add_argument("--force", action="store_true", help="measure although the machine is at other work")
     options = parser.parse_args()
     script = timm_script()
     with measuring(
-        "best_flags", what=WHAT, state="cold", force=options.force, results=options.results
+        of_device("best_flags"), what=WHAT, state="cold", force=options.force, results=options.results
     ) as result:
         prepared = prepare(options.set, options.work, image_size=options.image_size)
         makers: tuple[Callable[[list[str]], Contender], ...] = (
@@ -89,7 +93,7 @@ def main() -> int:
             lambda flags: Fastai(options.epochs - 1, flags),  # fine_tune adds an epoch
         )
         for make in makers:
-            best, tried = trials(make, prepared)
+            best, tried = trials(make, prepared, options.precisions, options.workers)
             result.details[make([]).name] = {"chosen": best, "tried": tried}
     return 0
 

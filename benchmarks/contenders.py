@@ -1,7 +1,7 @@
 """Each contender's whole run on a prepared set, from nothing to a network that answers, in processes of its own.
 
     outcome = Ours("auto").run(prepared, views, seed=0)
-    outcome = Timm(script, epochs=10).run(prepared, views, seed=0)
+    outcome = Timm(script, epochs=10).run(prepared, views, seed=0)    # None for views: speed alone is asked for
 
 All start cold: a new process, no cache of earlier runs. All see the same images, weights and image size.
 """
@@ -47,14 +47,14 @@ class Contender(Protocol):
     @property
     def name(self) -> str: ...
 
-    def run(self, prepared: Prepared, views: np.ndarray, seed: int) -> Outcome:
-        """One cold run; answers ``views`` afterwards."""
+    def run(self, prepared: Prepared, views: np.ndarray | None, seed: int) -> Outcome:
+        """One cold run; answers ``views`` afterwards, where there are any."""
         ...
 
 
 @dataclass(frozen=True)
 class Ours:
-    """``python -m pipeline train`` and ``bundle``: what ships is what answers."""
+    """``python -m pipeline train`` and ``bundle``: what ships is what answers; nothing ships where nothing is asked."""
 
     strategy: str = "auto"
     train: dict[str, Any] = field(default_factory=dict)  # more of params.yaml's section
@@ -64,7 +64,7 @@ class Ours:
         asked = "".join(f", {key} {value}" for key, value in self.train.items())
         return f"visionloop {self.strategy}{asked}"
 
-    def run(self, prepared: Prepared, views: np.ndarray, seed: int) -> Outcome:
+    def run(self, prepared: Prepared, views: np.ndarray | None, seed: int) -> Outcome:
         workspace = prepared.workspace
         asked = {"train": {**self.train, "strategy": self.strategy}}
         for made in ("artifacts/checkpoint", "artifacts/bundle", "var"):  # features, views, resumable state
@@ -72,22 +72,19 @@ class Ours:
         watched: dict[str, Watched] = {}
         parts: dict[str, float] = {}
         with changed_params(workspace, asked, seed=seed):
-            for verb in ("train", "bundle"):
+            for verb in ("train", "bundle") if views is not None else ("train",):
                 report = workspace / f"artifacts/{verb}-seconds.json"
                 command = [sys.executable, "-m", "benchmarks.ours_run", verb, str(report)]
                 watched[verb] = watch(command, cwd=workspace, environment=environment(prepared))
                 parts[verb] = watched[verb].seconds
                 parts[f"{verb}_work"] = read_json(report)["seconds"]["work"]
-        bundle = Bundle.load(workspace / "artifacts/bundle")
-        if bundle.preprocessing != preprocessing(prepared) or bundle.classes != prepared.classes:
-            raise ContenderError(f"{prepared.name}: the bundle's preprocessing or classes are not the jury's")
         checkpoint = read_json(workspace / "artifacts/checkpoint/checkpoint.json")
         kept, trained = checkpoint["strategy"], checkpoint["train"]
         return Outcome(
             name=self.name,
-            seconds=parts["train"] + parts["bundle"],
-            work_seconds=parts["train_work"] + parts["bundle_work"],
-            answers={"bundle": bundle.predict(views).logits},
+            seconds=sum(parts[verb] for verb in watched),
+            work_seconds=sum(parts[f"{verb}_work"] for verb in watched),
+            answers={} if views is None else {"bundle": _bundled(prepared, views)},
             images_per_second=None if kept == "probe" else trained["images_per_second"],
             peak_bytes=max(one.peak_bytes for one in watched.values()),
             cpu_seconds=sum(one.cpu_seconds for one in watched.values()),
@@ -101,6 +98,13 @@ class Ours:
         )
 
 
+def _bundled(prepared: Prepared, views: np.ndarray) -> np.ndarray:
+    bundle = Bundle.load(prepared.workspace / "artifacts/bundle")
+    if bundle.preprocessing != preprocessing(prepared) or bundle.classes != prepared.classes:
+        raise ContenderError(f"{prepared.name}: the bundle's preprocessing or classes are not the jury's")
+    return bundle.predict(views).logits
+
+
 @dataclass(frozen=True)
 class Timm:
     """timm's own train.py; the recipe and the augmentation stand in rivals/timm_run.py."""
@@ -111,7 +115,7 @@ class Timm:
 
     name = "timm train.py"
 
-    def run(self, prepared: Prepared, views: np.ndarray, seed: int) -> Outcome:
+    def run(self, prepared: Prepared, views: np.ndarray | None, seed: int) -> Outcome:
         classes = str(len(prepared.classes))
         flags = [
             "--script",
@@ -134,7 +138,7 @@ class Fastai:
 
     name = "fastai fine_tune"
 
-    def run(self, prepared: Prepared, views: np.ndarray, seed: int) -> Outcome:
+    def run(self, prepared: Prepared, views: np.ndarray | None, seed: int) -> Outcome:
         flags = ["--epochs", str(self.epochs), *self.flags]
         return _rival(self.name, "fastai_run", flags, prepared, views, seed)
 
@@ -155,7 +159,7 @@ def timm_script() -> Path:
 
 
 def _rival(
-    name: str, module: str, flags: list[str], prepared: Prepared, views: np.ndarray, seed: int
+    name: str, module: str, flags: list[str], prepared: Prepared, views: np.ndarray | None, seed: int
 ) -> Outcome:
     """Run a rival's runner in the rivals' environment."""
     if not RIVALS_PYTHON.exists():
@@ -163,11 +167,14 @@ def _rival(
     out = prepared.tree.parent / module
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    np.save(out / "views.npy", views)
+    asked = []
+    if views is not None:
+        np.save(out / "views.npy", views)
+        asked = ["--views", str(out / "views.npy")]
     command = [
         str(RIVALS_PYTHON), "-m", f"benchmarks.rivals.{module}", "--tree", str(prepared.tree),
         "--weights", str(prepared.weights), "--image-size", str(prepared.image_size), "--seed", str(seed),
-        "--out", str(out), "--views", str(out / "views.npy"), *flags,
+        "--out", str(out), *asked, *flags,
     ]  # fmt: skip
     watched = watch(command, cwd=ROOT, environment=_outside())
     report = read_json(out / "report.json")

@@ -10,6 +10,7 @@ pretrained network do.
 """
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.errors import ended
 from benchmarks.interleave import interleave, ratio_of_medians
-from benchmarks.record import RESULTS, Row, measuring
+from benchmarks.record import RESULTS, Row, measuring, of_device
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.device import deterministic, pick_device
 from pipeline.transfer.feeds import PixelFeed
@@ -31,6 +32,7 @@ from pipeline.transfer.freeze import freeze
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.merging import merged
 from pipeline.transfer.recipe import Flags, Recipe
+from pipeline.transfer.speed import words
 from pipeline.transfer.steps import Labelled, Steps
 from pipeline.transforms import Preprocessing
 
@@ -133,18 +135,21 @@ def main() -> int:
         "--matrix", type=int, help="rows of the matrices (default: 8192 on a GPU, 2048 on a CPU)"
     )
     parser.add_argument("--windows", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="let torch.compile see the loop's network")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile's network, too")
     parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     deterministic(0)
     device = pick_device(options.device)
     kind = "cuda" if device.startswith("cuda") else "cpu"
-    flags = Flags(bfloat16=kind == "cuda", compiled=options.compile)
-    dtype = torch.bfloat16 if flags.bfloat16 else torch.float32
+    half = kind == "cuda"
+    dtype = torch.bfloat16 if half else torch.float32
     batch, side = options.batch or BATCH[kind], options.matrix or MATRIX[kind]
-    with measuring("flops", what=WHAT, state="warm", force=options.force, results=options.results) as result:
-        for name in options.models:
+    with measuring(
+        of_device("flops"), what=WHAT, state="warm", force=options.force, results=options.results
+    ) as result:
+        for name, compiled in itertools.product(options.models, (False, True)[: 1 + options.compile]):
+            flags = Flags(bfloat16=half, compiled=compiled)
             steps = training(name, options.image_size, batch, options.batches, device, flags)
             per_image, speeds = flops(steps), list[float]()
             contenders = {
@@ -157,18 +162,18 @@ def main() -> int:
             result.rows.append(
                 Row(
                     case=f"{name}, {options.image_size} px, batches of {batch}, {device}",
-                    measure=f"training, {'bfloat16' if flags.bfloat16 else 'float32'}", unit="TFLOP/s", better="higher",
+                    measure=f"training, {words(flags)}", unit="TFLOP/s", better="higher",
                     ours="visionloop", rival=f"a matrix product of {side:,} rows", ours_value=median(ours) / 1e12,
                     rival_value=median(most) / 1e12, ratio=ratio.value, ratio_ci95=(ratio.low, ratio.high),
                     windows=options.windows, headline=True,
                 )
             )  # fmt: skip
-            result.details[name] = {
+            result.details[f"{name}, {words(flags)}"] = {
                 "images_per_second": median(speeds[1:]),
                 "gflops_an_image": per_image / 1e9,
             }
             print(
-                f"{name}: {median(speeds[1:]):.1f} images/s, {ratio.value:.0%} of the matrix product's FLOP/s"
+                f"{name}, {words(flags)}: {median(speeds[1:]):.1f} images/s, {ratio.value:.0%} of the matrix product's FLOP/s"
             )
     return 0
 

@@ -136,6 +136,11 @@ def without_places(value: Any) -> Any:
     return value.replace(f"{ROOT}/", "")
 
 
+def of_device(name: str) -> str:
+    """The result's name: where a GPU trains, it is another one than a CPU's."""
+    return name if _gpu() is None else f"{name}_gpu"
+
+
 def faults(result: dict[str, Any]) -> list[str]:
     """What a result file lacks, in words; empty where it is whole."""
     found = [f"lacks {key}" for key in REQUIRED if key not in result]

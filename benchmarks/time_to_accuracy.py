@@ -58,19 +58,21 @@ def race(
     windows: int,
     size: int,
     work: Path,
+    *,
+    answering: bool = True,
 ) -> list[Run]:
-    """Every contender on every set, for every seed, ``windows`` times, in turn."""
+    """Every contender on every set, for every seed, ``windows`` times, in turn; where ``answering``, judged."""
     runs: list[Run] = []
     turn = 0
     for seed in seeds:
         for name in sets:
             prepared = prepare(name, work, seed=seed, image_size=size)
-            views, truth = held_out_views(prepared)
+            views, truth = held_out_views(prepared) if answering else (None, None)
             print(f"\n{name}, seed {seed}: {prepared.counts()}", flush=True)
             for _ in range(windows):
                 for contender in contenders if turn % 2 == 0 else list(reversed(contenders)):
                     outcome = contender.run(prepared, views, seed)
-                    judged = {key: judge(logits, truth) for key, logits in outcome.answers.items()}
+                    judged = {key: judge(logits, truth) for key, logits in outcome.answers.items() if truth}
                     runs.append(Run(name, seed, outcome, judged))
                     print(line(runs[-1]), flush=True)
                 turn += 1

@@ -17,7 +17,7 @@ from benchmarks.best_flags import chosen
 from benchmarks.contenders import Contender, Fastai, Ours, Timm, timm_script
 from benchmarks.errors import ContenderError, ended
 from benchmarks.interleave import ratio_of_medians
-from benchmarks.record import RESULTS, Result, Row, measuring
+from benchmarks.record import RESULTS, Result, Row, measuring, of_device
 from benchmarks.sets import ROOT, SETS
 from benchmarks.time_to_accuracy import ENOUGH, Run, race
 
@@ -74,27 +74,37 @@ def main() -> int:
     parser.add_argument(
         "--only", choices=("ours", "timm", "fastai"), help="one side alone; nothing is recorded"
     )
+    parser.add_argument(
+        "--flags", help="for both rivals, instead of the best ones: '--precision bfloat16 --workers 8'"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "var/bench")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the result goes")
     parser.add_argument("--force", action="store_true", help="measure although the machine is at other work")
     options = parser.parse_args()
+    given = options.flags.split() if options.flags else None
     field: dict[str, Contender] = {}
     if options.only in (None, "ours"):
         field["ours"] = Ours("finetune", train=TRAIN | {"epochs": options.epochs})
     if options.only in (None, "timm"):
-        field["timm"] = Timm(timm_script(), options.epochs, chosen(Timm.name, options.results))
+        field["timm"] = Timm(timm_script(), options.epochs, given or chosen(Timm.name, options.results))
     if options.only in (None, "fastai"):
-        field["fastai"] = Fastai(options.epochs, chosen(Fastai.name, options.results))
+        field["fastai"] = Fastai(options.epochs, given or chosen(Fastai.name, options.results))
     recorded: AbstractContextManager[Result | None] = (
         nullcontext()
         if options.only
         else measuring(
-            "training_speed", what=WHAT, state="cold", force=options.force, results=options.results
+            of_device("training_speed"), what=WHAT, state="cold", force=options.force, results=options.results
         )
     )
     with recorded as result:
         runs = race(
-            list(field.values()), [options.set], [0], options.windows, options.image_size, options.work
+            list(field.values()),
+            [options.set],
+            [0],
+            options.windows,
+            options.image_size,
+            options.work,
+            answering=False,
         )
         if result is not None:
             result.rows += rows(runs, options.image_size)

@@ -368,7 +368,7 @@ def test_the_loop_s_flops_are_those_of_the_network_and_below_the_device_s(
     assert flops.main() == 0
     found = json.loads((tmp_path / "flops.json").read_text())
     # 1.8e9 multiply-adds at 224 px (torchvision's model page), two FLOPs each, backward twice the forward.
-    counted = found["details"]["resnet18"]["gflops_an_image"]
+    counted = found["details"]["resnet18, float32 channels last eager"]["gflops_an_image"]
     assert counted == pytest.approx(3 * 2 * 1.8 * (64 / 224) ** 2, rel=0.1)
     assert 0 < found["rows"][0]["ratio"] < 1
 
