@@ -75,7 +75,7 @@ def flags_of(task: Task) -> Flags:
     inputs = pixel_feed(task).plain(task.data.train[:BATCH]).cpu()
     chosen = speed.decide(
         task.workspace, replace(task.train, compile="off"), classifier, inputs, len(task.data.classes),
-        steps=1000, device=task.device, name="benchmark",
+        steps=1000, seconds=1000.0, device=task.device, name="benchmark",
     )  # fmt: skip
     print(chosen.reason, flush=True)
     return chosen.flags

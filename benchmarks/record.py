@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import psutil
 
-from benchmarks.interleave import State, wait_until_quiet
+from benchmarks.interleave import QUIET, State, wait_until_quiet
 from benchmarks.sets import ROOT
 from pipeline.artifacts import write_json
 
@@ -77,7 +77,7 @@ class Result:
     machine: dict[str, Any]
     versions: dict[str, Any]
     load: dict[str, float]
-    forced: bool  # measured although the machine was at other work
+    forced: bool  # measured whether or not the machine was at other work: ``load`` says which
     rows: list[Row] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -134,6 +134,11 @@ def without_places(value: Any) -> Any:
         if os.environ.get(name):
             value = value.replace(os.environ[name].rstrip("/"), f"${name}")
     return value.replace(f"{ROOT}/", "")
+
+
+def disturbed(result: dict[str, Any]) -> bool:
+    """Whether it was forced, and the machine at other work when it began."""
+    return bool(result["forced"]) and result["load"]["before"] > QUIET * result["machine"]["cores"]
 
 
 def of_device(name: str) -> str:

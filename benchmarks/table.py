@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import TableError, ended
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, disturbed
 from benchmarks.sets import ROOT
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
@@ -118,7 +118,7 @@ def _origin(result: dict[str, Any]) -> str:
     machine, ours, rivals = result["machine"], result["versions"]["ours"], result["versions"]["rivals"]
     code = (ours["commit"] or "no commit")[:12] + (" with uncommitted changes" if ours["dirty"] else "")
     theirs = ", ".join(f"{name} {rivals[name]}" for name in ("fastai", "timm", "torch") if rivals.get(name))
-    busy = " The machine was at other work." if result["forced"] else ""
+    busy = " The machine was at other work." if disturbed(result) else ""
     return (
         f"`{result['name']}`: {result['date'][:10]}, {machine['cores']} cores of {machine['cpu']}, "
         f"{machine['gpu'] or 'no GPU'}, Python {result['versions']['python']}, torch {ours['torch']}, commit {code}; "

@@ -175,7 +175,15 @@ def decided(
     train = Train(**settings)  # type: ignore[arg-type]
     inputs = torch.zeros(4, 3, 2, 2)
     return speed.decide(
-        Workspace(tmp_path, tmp_path / "var"), train, Slow(), inputs, 3, steps=100, device="cpu", name="slow"
+        Workspace(tmp_path, tmp_path / "var"),
+        train,
+        Slow(),
+        inputs,
+        3,
+        steps=100,
+        seconds=100.0,
+        device="cpu",
+        name="slow",
     )
 
 
@@ -208,15 +216,15 @@ def test_what_params_ask_for_is_not_measured_against(tmp_path: Path, monkeypatch
 def test_a_short_training_is_not_worth_a_measurement_and_a_longer_one_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is remembered for trainings of its own length alone."""
+    """By nominal seconds, whatever the clock says."""
     with monkeypatch.context() as patch:
         patch.setattr(speed, "_timed", lambda step, flags, times: 0.1 if flags.bfloat16 else 1.0)
         chosen = [
             speed.decide(
                 Workspace(tmp_path, tmp_path / "var"), Train(), Slow(), torch.zeros(4, 3, 2, 2), 3,
-                steps=steps, device="cpu", name="slow",
+                steps=100, seconds=seconds, device="cpu", name="slow",
             )
-            for steps in (10, 100)
+            for seconds in (19.0, 21.0)
         ]  # fmt: skip
     assert chosen[0].flags == speed.Flags()
     assert "not worth a measurement" in chosen[0].reason
@@ -239,7 +247,7 @@ def test_arithmetic_that_does_not_fit_into_memory_is_not_taken(
     monkeypatch.setattr(speed, "WORTH", 0.0)
     chosen = speed.decide(
         Workspace(tmp_path, tmp_path / "var"), Train(memory_format="channels_last"), Slow(),
-        torch.zeros(4, 3, 2, 2), 3, steps=10, device="cpu", name="slow",
+        torch.zeros(4, 3, 2, 2), 3, steps=10, seconds=1.0, device="cpu", name="slow",
     )  # fmt: skip
     assert chosen.flags == speed.Flags()
     assert ("does not fit into memory" in chosen.reason) == (short == "each")
@@ -255,7 +263,7 @@ def test_the_measurement_of_a_real_network_leaves_its_weights_alone(
     before = {name: value.clone() for name, value in network.state_dict().items()}
     chosen = speed.decide(
         Workspace(tmp_path, tmp_path / "var"), Train(), network, torch.rand(4, 3, 2, 2), 3,
-        steps=100, device="cpu", name="slow",
+        steps=100, seconds=1.0, device="cpu", name="slow",
     )  # fmt: skip
     assert "bfloat16 channels last eager" in chosen.reason
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -33,12 +33,12 @@ __all__ = ["Speed", "decide", "machine", "words"]
 CLEARLY = 1.25  # times as fast: less is within what two measurements on one machine differ by
 TIMED = 3  # steps, after one to warm up; the fastest counts. One is enough for a candidate that it shows to be slower
 HOPELESS = 2.0  # a candidate whose first step takes so many times the best is not timed further
-WORTH = 20.0  # seconds of training, from which on choosing is worth a measurement
-SAVING = 0.3  # of a step, that compiling may save at most
+WORTH = 20.0  # nominal seconds of training, from which on choosing is worth a measurement
+SAVING = 0.35  # of a step, that compiling may save at most (a ResNet-50's on an H100)
 COMPILING = {
     "cpu": 300.0,
-    "cuda": 60.0,
-}  # seconds that it takes at least (a MobileNetV2 on two cores, on a GPU)
+    "cuda": 20.0,
+}  # seconds that it takes at least (a MobileNetV2 on two cores, a ViT-B/16 on an H100)
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,21 @@ def decide(
     classes: int,
     *,
     steps: int,
+    seconds: float,
     device: str,
     name: str,
 ) -> Speed:
     """The flags for ``steps`` steps of ``network`` on batches like ``inputs``, which is on the CPU.
 
     Args:
+        seconds: that they take on the nominal machine (see cost.py): a clock would have two runs of one training measure
+            in one and not in the other.
         name: says which network it is, for the record under the cache.
     """
     fixed = _fixed(train, device)
+    if seconds < WORTH:
+        said = f"some {seconds:.2g} s of training on the nominal machine are not worth a measurement"
+        return Speed(fixed, f"{words(fixed)}: {said}")
     key = digest_json([name, list(inputs.shape), steps.bit_length(), device.split(":")[0], asdict(fixed), train.precision,
                        train.memory_format, train.compile, *machine()])[:32]  # fmt: skip
     record = workspace.cache / "speed" / f"{key}.json"
@@ -114,9 +120,7 @@ def _measured(
             flags, f"{words(flags)}: the batch does not fit into memory whole and was not timed", False
         )
     # A first step also allocates, and on a busy machine takes many times a later one's time.
-    taken = warm if steps * warm < WORTH else min(warm, _timed(step, flags, TIMED))
-    if steps * taken < WORTH:
-        return Speed(flags, f"{words(flags)}: {steps} steps of {taken:.2g} s are not worth a measurement")
+    taken = min(warm, _timed(step, flags, TIMED))
     best = flags
     said = [f"{words(flags)} {taken:.3g} s a step"]
     alternatives = []

@@ -110,9 +110,10 @@ def tune(
     Raises:
         DivergedError: the loss is no number in the first epoch.
     """
-    module = merged(classifier, classifier if network is None else network)
+    whole = classifier if network is None else network
+    module = merged(classifier, whole)
     data = labelled(task, feed or pixel_feed(task))
-    recipe, reason = _recipe(task, module, data, settings)
+    recipe, reason = _recipe(task, module, data, settings, _nominal(task, whole, data))
     state = State(task.workspace.unfinished, _key(task, start, recipe, settings))
     snapshots = SOUP if domains(task) > 1 else 0
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
@@ -136,7 +137,16 @@ def tune(
     )
 
 
-def _recipe(task: Task, network: nn.Module, data: Labelled, settings: Settings) -> tuple[Recipe, str]:
+def _nominal(task: Task, network: nn.Module, data: Labelled) -> float:
+    """Seconds of training for an epoch on the nominal machine."""
+    shape = tuple(data.feed.plain(data.train[:1]).shape[1:])
+    one = cost.measure(network, shape, task.device, merged=task.backbone.pretrained)
+    return one.train * len(data.train)
+
+
+def _recipe(
+    task: Task, network: nn.Module, data: Labelled, settings: Settings, epoch: float
+) -> tuple[Recipe, str]:
     train = task.train
     batch = BATCH if train.batch_size == "auto" else train.batch_size
     flags, reason = settings.flags, ""
@@ -148,7 +158,7 @@ def _recipe(task: Task, network: nn.Module, data: Labelled, settings: Settings) 
         chosen = distributed.from_first(
             lambda: speed.decide(
                 task.workspace, train, copy.deepcopy(network), sample, len(task.data.classes),
-                steps=steps, device=task.device, name=name,
+                steps=steps, seconds=settings.epochs * epoch, device=task.device, name=name,
             )
         )  # fmt: skip
         flags, reason = chosen.flags, chosen.reason
