@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.transfer.blending import SOUP, blended, domains
 from pipeline.transfer.choice import compare
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.course import Rival, Tuned
+from pipeline.transfer.device import out_of_memory
 from pipeline.transfer.feeds import Feed, PixelFeed
 from pipeline.transfer.loop import fit
 from pipeline.transfer.merging import merged
@@ -140,7 +142,12 @@ def tune(
 def _nominal(task: Task, network: nn.Module, data: Labelled) -> float:
     """Seconds of training for an epoch on the nominal machine."""
     shape = tuple(data.feed.plain(data.train[:1]).shape[1:])
-    one = cost.measure(network, shape, task.device, merged=task.backbone.pretrained)
+    try:
+        one = cost.measure(network, shape, task.device, merged=task.backbone.pretrained)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return math.inf  # not even one image fits: the training says so
     return one.train * len(data.train)
 
 
