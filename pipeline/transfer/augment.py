@@ -1,10 +1,10 @@
 """Random views of stored views, for training only: crop, flip, light colour changes, on whole batches.
 
 Each draw depends on (seed, draw, row) alone: neither the batch, nor a resume after a kill, nor the number
-of processes changes it. The numbers are SplitMix64's (Steele, Lea and Flood 2014), whose n-th one is a function of n:
-each row reads its own stretch, all rows at once, since a generator for each took longer than a GPU's step. A crop is never smaller than half the view, so resizing it back only enlarges:
-bilinear needs no antialiasing. On a CPU each crop is resized by torch's vectorised uint8 kernel; on a GPU
-the whole batch is sampled at once.
+of processes changes it. The numbers are SplitMix64's (Steele, Lea and Flood 2014), whose n-th one is a function
+of n: each row reads its own stretch, all rows at once, where a generator for each took longer than a GPU's step.
+A crop is never smaller than half the view, so resizing it back only enlarges: bilinear needs no antialiasing. On
+a CPU each crop is resized by torch's vectorised uint8 kernel; on a GPU the whole batch is sampled at once.
 """
 
 import functools
