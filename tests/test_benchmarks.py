@@ -247,11 +247,14 @@ class TestTable:
             ours=0.91, rival=0.9, n=526, difference=0.01, difference_ci95=(-0.02, 0.04)
         )
         result = recorded(tmp_path, "speed", row(accuracy=accuracy), row(case="minor", headline=False))
+        result["load"]["before"] = 100.0
         page = table.headlines([result])
         assert "| 20.0 s (visionloop auto) | 1,234 s (timm train.py) | **61.70** (55.00 to 70.00) |" in page
         assert "0.910 − 0.900 = +0.010 (-0.020 to +0.040), n = 526" in page
         assert "minor" not in page
         assert "The machine was at other work." in page
+        result["load"]["before"] = 0.0  # forced, and idle all the same
+        assert "at other work" not in table.headlines([result])
         assert "minor" in table.everything([result])
         assert table.headlines([]) == table.everything([]) == table.NOTHING
 
