@@ -32,6 +32,7 @@ RIVALS = ("fastai", "timm", "torch", "torchvision", "numpy", "pillow")
 RIVALS_PYTHON = ROOT / "benchmarks/.venvs/rivals/bin/python"
 DERIVED = ("benchmarks/results", "benchmarks/README.md", "README.md")  # what a benchmark itself writes
 
+ON_GPU = "_gpu"  # ends the names of results of a GPU
 PLACES = ("VISIONLOOP_REAL_DATA", "VISIONLOOP_TIMM_TRAIN")
 
 
@@ -143,7 +144,7 @@ def disturbed(result: dict[str, Any]) -> bool:
 
 def of_device(name: str) -> str:
     """The result's name: where a GPU trains, it is another one than a CPU's."""
-    return name if _gpu() is None else f"{name}_gpu"
+    return name if _gpu() is None else f"{name}{ON_GPU}"
 
 
 def faults(result: dict[str, Any]) -> list[str]:

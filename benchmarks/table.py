@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import TableError, ended
-from benchmarks.record import RESULTS, disturbed
+from benchmarks.record import ON_GPU, RESULTS, disturbed
 from benchmarks.sets import ROOT
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
@@ -23,8 +23,13 @@ NOTHING = "No result is recorded yet: `make bench` measures."
 
 
 def load(results: Path = RESULTS) -> list[dict[str, Any]]:
-    """Every recorded result, by name."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    """Every recorded result, by name; the cases of one that was measured on a GPU say so."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    for result in found:
+        if result["name"].endswith(ON_GPU):
+            for row in result["rows"]:
+                row["case"] += f", {result['machine']['gpu']}"
+    return found
 
 
 def headlines(results: Sequence[dict[str, Any]]) -> str:
