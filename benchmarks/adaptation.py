@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import shutil
 import sys
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 from benchmarks.adaptation_chart import NAMES, draw
 from benchmarks.errors import ended
 from benchmarks.record import RESULTS, measuring
-from benchmarks.sets import ROOT, WEIGHTS, real_data
+from benchmarks.sets import ROOT, WEIGHTS, real_data, unpack
 from pipeline.artifacts import Workspace
 from pipeline.backbone import Backbone, load
 from pipeline.params import Data as Limits
@@ -54,8 +53,7 @@ class Images:
         self.backbone = backbone
         self.workspace = Workspace(work, work / "var")
         shutil.rmtree(work / "pacs3", ignore_errors=True)
-        with tarfile.open(real_data() / "pacs3.tar") as archive:
-            archive.extractall(work, filter="data")
+        unpack("pacs3", work)
         first: dict[str, Path] = {}
         for path in sorted(path for path in (work / "pacs3").rglob("*") if path.suffix in SUFFIXES):
             first.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)

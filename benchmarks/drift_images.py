@@ -10,7 +10,6 @@ import csv
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
 
 from benchmarks.errors import CommandError
-from benchmarks.sets import ROOT, WEIGHTS, change_params, real_data
+from benchmarks.sets import ROOT, WEIGHTS, change_params, real_data, unpack
 from flows.demo_workspace import copy_checkout
 from pipeline.artifacts import STATISTICS
 from pipeline.bundle import Bundle
@@ -217,7 +216,7 @@ def _sources(watched: WatchedSet, place: Path) -> list[dict[str, str]]:
     """Lists of the images of every class but the new one, a domain each."""
     root = place / "images"
     if watched.archive:
-        _unpack(watched.archive, root)
+        unpack(watched.archive, root)
     else:
         generate(root, seed=0, workers=1)
     found = []
@@ -232,11 +231,6 @@ def _sources(watched: WatchedSet, place: Path) -> list[dict[str, str]]:
             writer.writerows((path.relative_to(root).as_posix(), path.parent.name) for path in images)
         found.append({"path": str(listing), "domain": Path(folder).name})
     return found
-
-
-def _unpack(archive: str, root: Path) -> None:
-    with tarfile.open(real_data() / f"{archive}.tar") as packed:
-        packed.extractall(root, filter="data")
 
 
 def strange(watched: WatchedSet, work: Path, part: str) -> list[Path]:
@@ -288,7 +282,7 @@ def _other(watched: WatchedSet, work: Path) -> list[Path]:
     root = work / f"{watched.name}-other"
     if archive:
         if not root.exists():
-            _unpack(archive, root)
+            unpack(archive, root)
         return sorted((root / folder).glob("*/*"))
     counts = {"line-b": {k: 2 * v for k, v in COUNTS["line-b"].items() if k != watched.new_class}}
     if not root.exists():

@@ -2,13 +2,12 @@
 
 import hashlib
 import re
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.sets import ROOT, WEIGHTS, real_data
+from benchmarks.sets import ROOT, WEIGHTS, real_data, unpack
 from pipeline.artifacts import Workspace
 from pipeline.backbone import load
 from pipeline.images import decode, dhash
@@ -56,8 +55,7 @@ def pacs3(work: Path) -> Embedded:
     """Photographs, paintings and sketches of seven things, by the weights of ``VISIONLOOP_REAL_DATA``."""
     folder = work / "pacs3"
     if not folder.exists():
-        with tarfile.open(real_data() / "pacs3.tar") as archive:
-            archive.extractall(work, filter="data")
+        unpack("pacs3", work)
     return _embedded(work, folder, Model(weights=str(real_data() / WEIGHTS)))
 
 

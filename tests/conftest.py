@@ -102,7 +102,8 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         if name not in unpacked:
             folder = tmp_path_factory.mktemp(name)
             with tarfile.open(Path(place) / f"{name}.tar") as archive:
-                archive.extractall(folder, filter="data")
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later
+                archive.extractall(folder)  # noqa: S202
             unpacked[name] = folder
         return unpacked[name]
 
