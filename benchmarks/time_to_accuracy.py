@@ -25,7 +25,7 @@ from benchmarks.contenders import Contender, Fastai, Ours, Outcome, Timm, timm_s
 from benchmarks.errors import ended
 from benchmarks.interleave import Ratio, ratio_of_medians
 from benchmarks.judge import Judged, compare, held_out_views, judge, pool
-from benchmarks.record import RESULTS, Accuracies, Result, Row, measuring
+from benchmarks.record import RESULTS, Accuracies, Result, Row, measuring, of_device
 from benchmarks.sets import ROOT, SETS, prepare
 
 ENOUGH = 3  # windows or seeds from which a ratio gets an interval
@@ -222,7 +222,11 @@ def main() -> int:
         nullcontext()
         if options.only
         else measuring(
-            "time_to_accuracy", what=WHAT, state="cold", force=options.force, results=options.results
+            of_device("time_to_accuracy"),
+            what=WHAT,
+            state="cold",
+            force=options.force,
+            results=options.results,
         )
     )
     with recorded as result:

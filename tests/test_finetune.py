@@ -417,6 +417,22 @@ def test_a_training_that_breaks_later_keeps_its_best_epoch(
     assert np.isfinite(tuned.logits).all()
 
 
+def test_a_step_that_diverges_changes_no_weight_and_no_moment(
+    classifier: Classifier, images: Labelled
+) -> None:
+    freeze(classifier, 0.5, keep_statistics=True)
+    feed = images.feed
+    assert isinstance(feed, PixelFeed)
+    broken = replace(images, feed=Broken(feed.views, feed.preprocessing, seed=0))
+    steps = Steps(classifier, classifier, broken, recipe(average=0.9))
+    classifier.train()
+    steps.step(np.arange(12), 0, 0)
+    before = {name: value.clone() for name, value in steps.pack().items()}
+    with pytest.raises(DivergedError, match="nan in epoch 3"):
+        steps.step(np.arange(12), 2, 1)
+    assert all(torch.equal(value, before[name]) for name, value in steps.pack().items())
+
+
 class SmallMemory(Classifier):
     """A real network on a machine whose memory holds so many images at once."""
 

@@ -1,7 +1,7 @@
 """Whether the loss and its gradient are numbers, asked without holding a GPU up.
 
-On a CPU the answer is there before the weights change. A GPU works behind: to ask it of this step's loss would let
-it run dry. It refuses the update by itself (see ``refused``), and is asked of a step when the next one is under way.
+The optimizer itself refuses an update by what is no number (see ``refused``), so it may be asked afterwards: a GPU
+works behind, and to ask it of this step's loss would let it run dry. It is asked when the next step is under way.
 """
 
 import math
@@ -62,7 +62,7 @@ class Watch:
         loss, norm = told
         if not math.isfinite(loss):
             raise self._diverged(f"the training loss became {loss}", rows, epoch, step)
-        if not math.isfinite(norm):  # clipped by it, the gradient would make every weight NaN
+        if not math.isfinite(norm):
             raise self._diverged(
                 f"the norm of the gradient became {norm}, at a loss of {loss:.3g},", rows, epoch, step
             )

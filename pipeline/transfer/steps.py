@@ -104,8 +104,8 @@ class Steps:
         """Learn from the training rows number ``batch``; their mean loss, which a GPU may still be at.
 
         Raises:
-            DivergedError: the loss or its gradient is no number; names the batch and its images. On a GPU it comes a
-                step late, and nothing was learnt from that batch.
+            DivergedError: the loss or its gradient is no number, and nothing was learnt from it; names the batch and its
+                images. On a GPU it comes a step late.
             TooLargeError: not even one image fits into memory.
             StateError: one of several processes is short of memory.
         """
@@ -116,8 +116,6 @@ class Steps:
         if told is None:
             told = self._learnt(examples, step)
         self.watch.look(told, self.data.train[batch], epoch, step)
-        if not told.is_cuda:
-            self.optimizer.step()
         if self.average:
             self.average.update(step)
         return told[0]
@@ -143,10 +141,10 @@ class Steps:
         """``_learnt``, of a batch that fits into memory: what is captured."""
         loss = self.objective(self.forward, mixed, 0, 0.0)
         loss.backward()
-        return self._clipped(loss.detach())
+        return self._updated(loss.detach())
 
     def _learnt(self, examples: Examples, step: int) -> torch.Tensor:
-        """Gradients, and on a GPU the update: [2] loss of the batch and norm of its gradient."""
+        """Gradients and the update: [2] loss of the batch and norm of its gradient."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
@@ -156,7 +154,7 @@ class Steps:
                 if not out_of_memory(error):
                     raise
                 self._halve(error)
-        return self._clipped(loss)
+        return self._updated(loss)
 
     def _gradients(self, examples: Examples, step: int) -> torch.Tensor:
         """Gradients of the batch's loss, summed up over parts that fit into memory; the loss."""
@@ -172,13 +170,12 @@ class Steps:
             loss = loss + share.detach()
         return distributed.averaged(loss)
 
-    def _clipped(self, loss: torch.Tensor) -> torch.Tensor:
-        """Clip the gradient; on a GPU, which refuses by itself what is no number, update, too."""
+    def _updated(self, loss: torch.Tensor) -> torch.Tensor:
+        """Clip the gradient and update, but for what is no number: clipped by it, it would make every weight NaN."""
         norm = torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP, foreach=True)
         told = torch.stack([loss, norm])
-        if told.is_cuda:
-            self.optimizer.found_inf = refused(told)  # type: ignore[attr-defined]
-            self.optimizer.step()
+        self.optimizer.found_inf = refused(told)  # type: ignore[attr-defined]  # as torch's GradScaler sets it
+        self.optimizer.step()
         return told
 
     def _laid_out(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -84,8 +84,7 @@ def epochs(
     train = task.train
     if train.epochs is not None:
         return train.epochs, 0
-    # Pretrained statistics stay still, so their BatchNorms are merged.
-    one = cost.measure(network, shape, task.device, merged=task.backbone.pretrained)
+    one = _counted(task, network, shape)
     seconds = one.train * len(task.data.train) + one.forward * len(task.data.validation)
     count = cost.epochs_within(max(train.budget_seconds - before, 0.0), seconds)
     if count == 0 and not forced:
@@ -139,11 +138,16 @@ def tune(
     )
 
 
+def _counted(task: Task, network: nn.Module, shape: tuple[int, ...]) -> cost.Cost:
+    """Of an image; pretrained statistics stay still, so their BatchNorms are merged."""
+    return cost.measure(network, shape, task.device, merged=task.backbone.pretrained)
+
+
 def _nominal(task: Task, network: nn.Module, data: Labelled) -> float:
     """Seconds of training for an epoch on the nominal machine."""
     shape = tuple(data.feed.plain(data.train[:1]).shape[1:])
     try:
-        one = cost.measure(network, shape, task.device, merged=task.backbone.pretrained)
+        one = _counted(task, network, shape)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
