@@ -32,6 +32,7 @@ from benchmarks.interleave import interleave, ratio_of_medians
 from benchmarks.record import RESULTS, Row, measuring, of_device
 from benchmarks.sets import SETS, Prepared, prepare
 from pipeline import train
+from pipeline.allocation import keep_memory
 from pipeline.artifacts import Workspace
 from pipeline.params import Params
 from pipeline.transfer import speed
@@ -64,6 +65,7 @@ def task_of(prepared: Prepared) -> Task:
     """The set as a training task, in this process."""
     workspace = Workspace(prepared.workspace, prepared.workspace / "var")
     params = Params.load(workspace.params)
+    keep_memory()
     deterministic(0)
     return replace(train.task_of(workspace, params, pick_device("auto")), curves=None)
 

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.errors import ended
 from benchmarks.interleave import interleave, ratio_of_medians
 from benchmarks.record import RESULTS, Row, measuring, of_device
+from pipeline.allocation import keep_memory
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.device import deterministic, pick_device
 from pipeline.transfer.feeds import PixelFeed
@@ -141,6 +142,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
+    keep_memory()
     deterministic(0)
     device = pick_device(options.device)
     kind = "cuda" if device.startswith("cuda") else "cpu"

@@ -46,7 +46,7 @@ for file in files:
         image.convert("RGB")
 print(len(files) / (time.perf_counter() - started))
 """
-KEEPING = "from pipeline.examine import keep_memory; keep_memory()"
+KEEPING = "from pipeline.allocation import keep_memory; from pipeline.examine import KEPT; keep_memory(KEPT // 4, KEPT)"
 IMAGES = "data/images"  # in the workspace
 DOMAIN = "made-up"
 STAGES = {

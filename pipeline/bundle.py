@@ -12,7 +12,7 @@ which holds the sha256 of every other file: one flipped byte anywhere and it is 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,7 +94,14 @@ class Bundle:
             part = slice(start, start + BATCH)
             feed = {"images": self.preprocessing.normalise(views[order[part]])}
             logits[part], embedding[part] = self.session.run(["logits", "embedding"], feed)
-        return Prediction(logits, softmax(logits / np.float32(self.temperature)), embedding)
+        return Prediction(logits, self._probabilities(logits), embedding)
+
+    def calibrated(self, said: Prediction) -> Prediction:
+        """``said`` by this network at an earlier temperature, with the probabilities of the present one."""
+        return replace(said, probabilities=self._probabilities(said.logits))
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return softmax(logits / np.float32(self.temperature))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -3,8 +3,6 @@
 Workers import this module alone, so it stays light: Pillow and numpy, no tables.
 """
 
-import contextlib
-import ctypes
 import hashlib
 import os
 import stat
@@ -20,18 +18,18 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from pipeline.allocation import keep_memory
 from pipeline.edges import border, corners
 from pipeline.errors import DataError, ImageError
 from pipeline.images import decode, describe
 from pipeline.params import Data
 
-__all__ = ["examine", "keep_memory"]
+__all__ = ["KEPT", "examine"]
 
 CHUNK = 32  # files a worker takes at once
 KEPT = 1 << 27  # bytes that a worker keeps for the next picture, at most
 SERIAL_FILES = 200  # below both, starting workers costs more than it saves
 SERIAL_BYTES = 16_000_000
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _FROM_PIXELS = (
     "width",
     "height",
@@ -102,7 +100,7 @@ def _begin() -> None:
     And it ends with its parent: where that was killed it would wait for work for ever.
     """
     threadpool_limits(1)
-    keep_memory()
+    keep_memory(KEPT // 4, KEPT)
     parent = parent_process()
     if parent is not None:
         sentinel = parent.sentinel
@@ -112,15 +110,6 @@ def _begin() -> None:
             os._exit(1)
 
         threading.Thread(target=watch, daemon=True).start()
-
-
-def keep_memory() -> None:
-    """What a picture took, for the next one: glibc else gives it back to the system and fetches it again, page by page,
-    which costs a sixth of the time of an image. Other C libraries have no ``mallopt`` and need none."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, KEPT // 4)
-        mallopt(_TRIM_THRESHOLD, KEPT)
 
 
 def _examine_chunk(files: list[str], limits: tuple[int, int]) -> list[dict[str, Any]]:

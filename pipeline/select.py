@@ -36,6 +36,7 @@ def run(workspace: Workspace, params: Params, texts: Sequence[str] = (), weights
 
     images = sample(read_table(workspace.split, SPLIT).to_pylist(), params.seed)
     # Only now, when nothing is left to refuse, what pays for torch.
+    from pipeline.allocation import keep_memory
     from pipeline.selection.candidates import candidates
     from pipeline.selection.chart import draw
     from pipeline.selection.report import report, table
@@ -44,6 +45,7 @@ def run(workspace: Workspace, params: Params, texts: Sequence[str] = (), weights
 
     chosen = candidates(texts or params.model.candidates, weights, params.model, workspace.root)
     device = pick_device(params.train.device)
+    keep_memory()
     deterministic(params.seed)
     with tempfile.TemporaryDirectory(prefix="select-") as place:
         tried: list[Trial | Failure] = []

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.allocation import keep_memory
 from pipeline.artifacts import SPLIT, Workspace, read_json, read_table, write_json
 from pipeline.backbone import load
 from pipeline.environment import environment
@@ -46,6 +47,7 @@ def run(workspace: Workspace, params: Params) -> int:
     count = distributed.processes(params.train.processes, picked)
     if count > 1:
         return distributed.launch(count, workspace.root)
+    keep_memory()
     deterministic(params.seed)
     with distributed.group(picked) as device:
         task = task_of(workspace, params, device)

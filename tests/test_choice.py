@@ -163,7 +163,13 @@ class Slow(nn.Module):
 
 
 def decided(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: float, contiguous: float, **settings: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bf16: float,
+    contiguous: float,
+    *,
+    steps: int = 300,
+    **settings: str,
 ) -> speed.Speed:
     """What is chosen where a step takes 1 s in float32 and channels last, and as given in the alternatives."""
 
@@ -180,7 +186,7 @@ def decided(
         Slow(),
         inputs,
         3,
-        steps=100,
+        steps=steps,
         seconds=100.0,
         device="cpu",
         name="slow",
@@ -206,6 +212,14 @@ def test_what_is_clearly_faster_is_taken_and_remembered(
     assert again == chosen
 
 
+def test_of_few_steps_the_layout_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = decided(tmp_path, monkeypatch, 2.0, 0.5, steps=speed.FEW - 1)
+    assert few.flags == speed.Flags()
+    assert "contiguous" not in few.reason
+    assert decided(tmp_path, monkeypatch, 0.5, 9.0, steps=speed.FEW // 2 - 1).flags.bfloat16
+    assert not decided(tmp_path, monkeypatch, 2.0, 0.5, steps=speed.FEW).flags.channels_last
+
+
 def test_what_params_ask_for_is_not_measured_against(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = decided(tmp_path, monkeypatch, 0.1, 0.1, precision="float32", memory_format="channels_last")
     assert chosen.flags == speed.Flags(bfloat16=False, channels_last=True, compiled=False)
@@ -222,7 +236,7 @@ def test_a_short_training_is_not_worth_a_measurement_and_a_longer_one_is(
         chosen = [
             speed.decide(
                 Workspace(tmp_path, tmp_path / "var"), Train(), Slow(), torch.zeros(4, 3, 2, 2), 3,
-                steps=100, seconds=seconds, device="cpu", name="slow",
+                steps=300, seconds=seconds, device="cpu", name="slow",
             )
             for seconds in (19.0, 21.0)
         ]  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from pipeline.allocation import keep_memory
 from pipeline.artifacts import (
     MANIFEST,
     REFERENCES,
@@ -19,7 +20,7 @@ from pipeline.artifacts import (
     write_json,
     write_table,
 )
-from pipeline.bundle import NETWORKS, Bundle, open_session
+from pipeline.bundle import NETWORKS, Bundle, Prediction, open_session
 from pipeline.errors import IntegrityError
 from pipeline.folders import replaced_folder
 from pipeline.params import Params
@@ -52,6 +53,7 @@ def export(workspace: Workspace, params: Params) -> None:
             or ONNX Runtime does not answer like torch on real images.
         DataError: a held-out image has gone or no longer decodes.
     """
+    keep_memory()
     classifier, checkpoint = load_checkpoint(workspace.checkpoint)
     preprocessing = Preprocessing.from_dict(checkpoint["preprocessing"])
     if preprocessing.fingerprint() != checkpoint["fingerprint"]:
@@ -104,18 +106,20 @@ def _calibrated(
     """Write the float32 network and its reference into ``folder``, its calibration into ``info``; the bundle's draft."""
     draft = _draft(folder, classifier, info)
     places, labels, groups = _validation(rows, info["classes"])
-    logits = draft.predict(pixels, places).logits
+    said = draft.predict(pixels)
+    logits = said.logits[places]
     calibration = calibrate(logits, labels, groups, info["classes"], params.bundle.calibration, params.seed)
     if calibration.vector is not None:
         _fold(classifier, calibration.vector, folder / "model.safetensors")
         draft = _draft(folder, classifier, info)
+        said = draft.predict(pixels)
     info |= {
         "temperature": calibration.temperature,
         "validation": calibration.validation,
         "formats": {"onnx": {"megabytes": megabytes(folder / NETWORKS["onnx"])}},
     }
     draft.temperature = calibration.temperature
-    _write_reference(draft, rows, pixels, seen)
+    _write_reference(draft, rows, draft.calibrated(said), pixels, seen)
     return draft, calibration
 
 
@@ -127,7 +131,7 @@ def _add_int8(
     judged = try_int8(draft, sample, pixels[places], labels, groups, params.bundle)
     draft.info["formats"]["int8"] = judged.figures
     if judged.bundle is not None:
-        _write_reference(judged.bundle, rows, pixels, seen)
+        _write_reference(judged.bundle, rows, judged.bundle.predict(pixels), pixels, seen)
     return judged.report
 
 
@@ -185,9 +189,9 @@ def _views(workspace: Workspace, params: Params, preprocessing: Preprocessing, r
     )
 
 
-def _write_reference(draft: Bundle, rows: Rows, pixels: np.ndarray, seen: Looks) -> None:
+def _write_reference(draft: Bundle, rows: Rows, said: Prediction, pixels: np.ndarray, seen: Looks) -> None:
     """What one network says of the held-out images: production is compared with the network that answers it."""
-    table = reference_table(rows, draft.predict(pixels), pixels, draft.classes, seen)
+    table = reference_table(rows, said, pixels, draft.classes, seen)
     write_table(draft.path / REFERENCES[draft.form], table)
 
 

@@ -32,6 +32,7 @@ __all__ = ["Speed", "decide", "machine", "words"]
 
 CLEARLY = 1.25  # times as fast: less is within what two measurements on one machine differ by
 TIMED = 3  # steps, after one to warm up; the fastest counts. One is enough for a candidate that it shows to be slower
+FEW = 256  # steps, below which one is timed, and the layout is not: it rarely pays, and the measurement was a tenth of all
 HOPELESS = 2.0  # a candidate whose first step takes so many times the best is not timed further
 WORTH = 20.0  # nominal seconds of training, from which on choosing is worth a measurement
 SAVING = 0.35  # of a step, that compiling may save at most (a ResNet-50's on an H100)
@@ -120,21 +121,23 @@ def _measured(
             flags, f"{words(flags)}: the batch does not fit into memory whole and was not timed", False
         )
     # A first step also allocates, and on a busy machine takes many times a later one's time.
-    taken = min(warm, _timed(step, flags, TIMED))
+    few = steps < FEW
+    timed = 1 if few else TIMED
+    taken = min(warm, _timed(step, flags, timed))
     best = flags
     said = [f"{words(flags)} {taken:.3g} s a step"]
     alternatives = []
     if train.precision == "auto" and not flags.bfloat16:
         alternatives.append(replace(flags, bfloat16=True))
-    if train.memory_format == "auto":
+    if train.memory_format == "auto" and not few:
         alternatives.append(replace(flags, channels_last=False))
     default = taken
     for other in alternatives:
         seconds = _timed(step, other, 1)
         if seconds < HOPELESS * default:
             seconds = min(seconds, _timed(step, other, 1))
-        if seconds < default:
-            seconds = min(seconds, _timed(step, other, TIMED - 1))
+        if seconds < default and timed > 1:
+            seconds = min(seconds, _timed(step, other, timed - 1))
         said.append(f"{words(other)} {seconds:.3g} s")
         if seconds * CLEARLY < default and seconds < taken:
             best, taken = other, seconds
