@@ -20,9 +20,8 @@ _ALLOWED = 1 << 25  # bytes: of _MMAP_THRESHOLD, in a glibc before 2.35
 def keep_memory(large: int = LARGE, kept: int = KEPT) -> None:
     """Keep freed memory in this process for what comes next.
 
-    What it holds falls no more, and the most that it holds rises, since blocks of other sizes leave gaps: by a quarter
-    where MobileNetV2 is trained whole at 224 px, for twice the images a second. Other C libraries have no ``mallopt``:
-    there, nothing changes.
+    What it holds falls no more, and the most that it holds rises, since blocks of other sizes leave gaps: by a quarter to
+    a half where MobileNetV2 is trained whole at 224 px. Other C libraries have no ``mallopt``: there, nothing changes.
 
     Args:
         large: bytes of the largest block that is kept.
