@@ -14,7 +14,7 @@ __all__ = ["keep_memory"]
 LARGE = 1 << 30  # bytes; a block up to which comes from what is kept
 KEPT = 2**31 - 1  # bytes at the end of the heap: the most that mallopt takes
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_ALLOWED = 1 << 25  # bytes: of _MMAP_THRESHOLD, in a glibc before 2.35
+_ALLOWED = 1 << 25  # bytes: the most of _MMAP_THRESHOLD where a glibc refuses more, as older ones do
 
 
 def keep_memory(large: int = LARGE, kept: int = KEPT) -> None:

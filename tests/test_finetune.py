@@ -339,6 +339,12 @@ def test_a_gradient_that_is_no_number_names_its_own_batch(
     assert all(torch.isfinite(parameter).all() for parameter in classifier.parameters())
 
 
+def fed(images: Labelled, kind: type[PixelFeed]) -> Labelled:
+    """The same images by a feed of another kind."""
+    assert isinstance(images.feed, PixelFeed)
+    return replace(images, feed=kind(images.feed.views, images.feed.preprocessing, seed=0))
+
+
 class Blind(PixelFeed):
     """Real images to learn from, and to be judged by until the second epoch."""
 
@@ -353,9 +359,7 @@ def test_answers_that_are_no_numbers_end_the_training_and_name_the_images(
     classifier: Classifier, images: Labelled
 ) -> None:
     freeze(classifier, 1.0, keep_statistics=True)
-    feed = images.feed
-    assert isinstance(feed, PixelFeed)
-    broken = replace(images, feed=Blind(feed.views, feed.preprocessing, seed=0))
+    broken = fed(images, Blind)
     tuned = fit(classifier, classifier, broken, recipe(epochs=3))
     assert (len(tuned.history), tuned.epoch) == (1, 1)
     assert "after epoch 2 the network answers 12 of 12 validation images" in tuned.ended
@@ -404,16 +408,14 @@ def test_a_training_that_breaks_later_keeps_its_best_epoch(
     classifier: Classifier, images: Labelled, capsys: pytest.CaptureFixture[str]
 ) -> None:
     freeze(classifier, 0.5, keep_statistics=True)
-    feed = images.feed
-    assert isinstance(feed, PixelFeed)
-    broken = replace(images, feed=Broken(feed.views, feed.preprocessing, seed=0))
+    broken = fed(images, Broken)
     tuned = fit(classifier, classifier, broken, recipe(epochs=6))
     assert len(tuned.history) == 2
     assert tuned.epoch in (1, 2)
     assert "nan in epoch 3, batch 1 of 3" in tuned.ended
     assert "picture-" in tuned.ended
     assert f"epoch {tuned.epoch} is kept" in capsys.readouterr().err
-    np.testing.assert_array_equal(logits_of(classifier, feed, images.validation, 12), tuned.logits)
+    np.testing.assert_array_equal(logits_of(classifier, images.feed, images.validation, 12), tuned.logits)
     assert np.isfinite(tuned.logits).all()
 
 
@@ -421,9 +423,7 @@ def test_a_step_that_diverges_changes_no_weight_and_no_moment(
     classifier: Classifier, images: Labelled
 ) -> None:
     freeze(classifier, 0.5, keep_statistics=True)
-    feed = images.feed
-    assert isinstance(feed, PixelFeed)
-    broken = replace(images, feed=Broken(feed.views, feed.preprocessing, seed=0))
+    broken = fed(images, Broken)
     steps = Steps(classifier, classifier, broken, recipe(average=0.9))
     classifier.train()
     steps.step(np.arange(12), 0, 0)

@@ -32,7 +32,9 @@ __all__ = ["Speed", "decide", "machine", "words"]
 
 CLEARLY = 1.25  # times as fast: less is within what two measurements on one machine differ by
 TIMED = 3  # steps, after one to warm up; the fastest counts. One is enough for a candidate that it shows to be slower
-FEW = 256  # steps, below which one is timed, and the layout is not: it rarely pays, and the measurement was a tenth of all
+# Steps (a power of two, as in the record's name), below which one is timed and the layout is not: the measurement had
+# been a tenth of such a training, and the layout rarely pays.
+FEW = 256
 HOPELESS = 2.0  # a candidate whose first step takes so many times the best is not timed further
 WORTH = 20.0  # nominal seconds of training, from which on choosing is worth a measurement
 SAVING = 0.35  # of a step, that compiling may save at most (a ResNet-50's on an H100)
