@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,6 +31,7 @@ STATUS = {
     "unsupported_mode": 415,
 }
 OPEN = ("/livez", "/readyz", "/healthz")
+_NOT_READY = "the bundle is being verified and warmed up: wait for /readyz"
 
 logger = logging.getLogger("bentoml.visionloop")
 
@@ -60,6 +62,7 @@ class Model(BaseModel):
     backbone: str
     preprocessing: dict[str, Any]
     fingerprint: str
+    format: str
     champion: str | None
     since: str | None
     abstain_below: float
@@ -138,7 +141,7 @@ async def _predict(request: Request) -> Response:
     request.app.state.in_flight += 1
     try:
         if not await engine.until_ready():
-            raise _unavailable("not_ready", "the bundle is being verified and warmed up: wait for /readyz")
+            raise _unavailable("not_ready", _NOT_READY)
         source = _source(request)
         data = await image_bytes(request, serve.max_body_bytes)
         return JSONResponse(await engine.answer(data, source))
@@ -153,9 +156,15 @@ async def _predict(request: Request) -> Response:
 
 
 @app.get("/v1/model", response_model=Model, responses={503: _REFUSALS[503]})
-def model(request: Request) -> Response:
+async def model(request: Request) -> Response:
     """Which bundle answers, and whether it still is the champion."""
     engine: Engine = request.app.state.engine
+    if not await engine.until_ready():
+        raise _unavailable("not_ready", _NOT_READY)
+    return JSONResponse(await run_in_threadpool(_described, engine))
+
+
+def _described(engine: Engine) -> dict[str, Any]:
     try:
         bundle = engine.loaded.bundle
     except StateError as error:
@@ -165,21 +174,19 @@ def model(request: Request) -> Response:
     except VisionloopError:
         champion = None  # a damaged pointer is release's and rollback's business
     same = champion is not None and champion.digest == bundle.digest
-    return JSONResponse(
-        {
-            "digest": bundle.digest,
-            "classes": bundle.classes,
-            "strategy": str(bundle.info.get("strategy", "")),
-            "backbone": str(bundle.info.get("backbone", "")),
-            "preprocessing": bundle.preprocessing.to_dict(),
-            "fingerprint": bundle.info["fingerprint"],
-            "format": bundle.form,
-            "champion": champion.digest if champion else None,
-            "since": champion.since if champion and same else None,
-            "abstain_below": engine.params.serve.abstain_below,
-            "log_mode": engine.params.log.mode,
-        }
-    )
+    return {
+        "digest": bundle.digest,
+        "classes": bundle.classes,
+        "strategy": str(bundle.info.get("strategy", "")),
+        "backbone": str(bundle.info.get("backbone", "")),
+        "preprocessing": bundle.preprocessing.to_dict(),
+        "fingerprint": bundle.info["fingerprint"],
+        "format": bundle.form,
+        "champion": champion.digest if champion else None,
+        "since": champion.since if champion and same else None,
+        "abstain_below": engine.params.serve.abstain_below,
+        "log_mode": engine.params.log.mode,
+    }
 
 
 @app.get("/docs.json", include_in_schema=False)

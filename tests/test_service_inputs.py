@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -290,6 +291,9 @@ def test_the_model_is_named_with_its_classes_and_preprocessing(client: TestClien
     assert body["preprocessing"]["image_size"] == 32
     assert body["champion"] is None
     assert body["log_mode"] == "durable"
+    assert set(body) == set(
+        client.get("/openapi.json").json()["components"]["schemas"]["Model"]["properties"]
+    )
 
 
 def test_other_methods_are_405(client: TestClient) -> None:
@@ -313,6 +317,21 @@ def test_before_it_is_ready_it_says_503(client: TestClient, engine: Engine) -> N
             assert "retry-after" in answer.headers
     finally:
         engine._stopped.clear()
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/model"])
+def test_what_a_worker_is_asked_while_it_warms_up_waits_for_it(
+    client: TestClient, engine: Engine, path: str
+) -> None:
+    # Another worker may have said that it is ready: /readyz is answered by any of them.
+    loaded, engine._loaded = engine.loaded, None
+    warm = threading.Timer(0.3, lambda: setattr(engine, "_loaded", loaded))
+    warm.start()
+    try:
+        answer = client.get(path) if path == "/v1/model" else client.post(path, content=encoded(plain()))
+    finally:
+        warm.join()
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_log_that_cannot_be_written_is_503_and_nothing_is_answered(
