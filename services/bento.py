@@ -116,9 +116,12 @@ def _stage(stage: Path, bundle: Path, digest: str, params: Params, card: str | N
     for path in (SOURCE / "services").glob("*.py"):
         if path.name != Path(__file__).name:
             shutil.copyfile(path, stage / "services" / path.name)
-    (stage / "pipeline").mkdir()
     for name in PIPELINE:
-        shutil.copyfile(SOURCE / f"pipeline/{name}.py", stage / f"pipeline/{name}.py")
+        whole = SOURCE / "pipeline" / name
+        for path in sorted(whole.glob("*.py")) if whole.is_dir() else [whole.with_suffix(".py")]:
+            copy = stage / path.relative_to(SOURCE)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
     shutil.copytree(bundle, stage / "packed/bundle")
     serving = {"serve": dataclasses.asdict(params.serve), "log": dataclasses.asdict(params.log)}
     (stage / "packed/params.yaml").write_text(yaml.safe_dump(serving, sort_keys=False), encoding="utf-8")
@@ -132,7 +135,7 @@ def _stage(stage: Path, bundle: Path, digest: str, params: Params, card: str | N
         "name": NAME,
         "labels": {"bundle": digest[:12]},
         "description": f"file:{CARD}",
-        "include": ["services/*.py", "pipeline/*.py", "packed/**"],
+        "include": ["services/*.py", "pipeline/**/*.py", "packed/**"],
         "python": {"packages": [f"{name}=={version(name)}" for name in PACKAGES], "lock_packages": False},
         "docker": {
             "distro": "debian",
