@@ -34,8 +34,8 @@ NAME = "visionloop"
 CARD = "packed/MODEL_CARD.md"
 SOURCE = Path(__file__).resolve().parent.parent
 PIPELINE = (
-    "__init__", "answers", "artifacts", "bundle", "clock", "errors", "history", "images", "lock", "look",
-    "metadata", "params", "registry", "telemetry", "transforms",
+    "__init__", "answers", "artifacts", "bundle", "clock", "errors", "history", "image_statistics", "images",
+    "lock", "look", "metadata", "params", "registry", "telemetry", "transforms",
 )  # fmt: skip
 PACKAGES = ("bentoml", "fastapi", "numpy", "onnxruntime", "pillow", "pyarrow", "python-multipart", "pyyaml")
 HOME_IN_CONTAINER = "/home/bentoml/visionloop"
