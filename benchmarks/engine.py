@@ -8,7 +8,8 @@
   more than 1 is possible.
 - frozen: the second reading of all frozen features over the first, which computes them.
 - partial: images a second of the top layers on cached activations over those of the same layers trained
-  through the whole network, both merged, at several depths: the fewer layers are trained, the more the cache is worth.
+  through the whole network, both merged and with the flags that are fastest for each, at several depths: the fewer
+  layers are trained, the more the cache is worth.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from benchmarks.errors import ended
@@ -40,7 +42,7 @@ from pipeline.transfer.captured import replayed
 from pipeline.transfer.cut import cut
 from pipeline.transfer.device import deterministic, pick_device
 from pipeline.transfer.features import cached_activations, cached_features, kinds
-from pipeline.transfer.feeds import ActivationFeed
+from pipeline.transfer.feeds import ActivationFeed, Feed
 from pipeline.transfer.finetune import side
 from pipeline.transfer.freeze import freeze, lowest_trained
 from pipeline.transfer.merging import merged
@@ -70,17 +72,22 @@ def task_of(prepared: Prepared) -> Task:
     return replace(train.task_of(workspace, params, pick_device("auto")), curves=None)
 
 
-def flags_of(task: Task) -> Flags:
-    """What speed.py finds fastest for full fine-tuning here."""
+def flags_of(task: Task, name: str, network: nn.Module, feed: Feed) -> Flags:
+    """What speed.py finds fastest for training this network here."""
+    inputs = feed.plain(task.data.train[:BATCH]).cpu()
+    chosen = speed.decide(
+        task.workspace, replace(task.train, compile="off"), copy.deepcopy(network), inputs, len(task.data.classes),
+        steps=1000, seconds=1000.0, device=task.device, name=f"benchmark {name}",
+    )  # fmt: skip
+    print(f"{name}: {chosen.reason}", flush=True)
+    return chosen.flags
+
+
+def whole_flags(task: Task) -> Flags:
+    """Of full fine-tuning."""
     classifier = task.network(_head(task))
     freeze(classifier, 0.0, keep_statistics=True)
-    inputs = pixel_feed(task).plain(task.data.train[:BATCH]).cpu()
-    chosen = speed.decide(
-        task.workspace, replace(task.train, compile="off"), classifier, inputs, len(task.data.classes),
-        steps=1000, seconds=1000.0, device=task.device, name="benchmark",
-    )  # fmt: skip
-    print(chosen.reason, flush=True)
-    return chosen.flags
+    return flags_of(task, "all layers", classifier, pixel_feed(task))
 
 
 def loop(task: Task, flags: Flags) -> dict[str, Callable[[], float]]:
@@ -128,8 +135,11 @@ def _repeated(once: Callable[[], None]) -> None:
         once()
 
 
-def partial(task: Task, flags: Flags, top: float) -> dict[str, Callable[[], float]]:
-    """Images a second of the ``top`` share of the layers: on cached activations, and through the whole network."""
+def partial(task: Task, top: float) -> dict[str, Callable[[], float]]:
+    """Images a second of the ``top`` share of the layers: on cached activations, and through the whole network.
+
+    Each with the flags that are fastest for it.
+    """
     uncached = task.network(_head(task))
     freeze(uncached, 1 - top, keep_statistics=True)
     cached = copy.deepcopy(uncached)
@@ -143,8 +153,11 @@ def partial(task: Task, flags: Flags, top: float) -> dict[str, Callable[[], floa
         for view in kinds(2)
     ]  # fmt: skip
     feed = ActivationFeed(stores, seed=0, device=task.device)
-    fast = Steps(cached, merged(cached, upper), labelled(task, feed), _recipe(task, flags))
+    network = merged(cached, upper)
+    flags = flags_of(task, f"top {top:.0%}, cached", network, feed)
+    fast = Steps(cached, network, labelled(task, feed), _recipe(task, flags))
     cached.train()
+    flags = flags_of(task, f"top {top:.0%}, uncached", merged(uncached, uncached), pixel_feed(task))
     slow = _steps(task, uncached, flags)
     return {"visionloop": _rate(task, lambda: _epoch(fast)), "uncached": _rate(task, lambda: _epoch(slow))}
 
@@ -234,13 +247,13 @@ def main() -> int:
         with measuring(
             of_device("engine"), what=WHAT, state="warm", force=options.force, results=options.results
         ) as result:
-            flags = flags_of(task)
+            flags = whole_flags(task)
             name = f"training speed, {speed.words(flags)}"
             figures = interleave(loop(task, flags), state="warm", windows=options.windows)
             result.rows += [_row(case, name, rival, figures) for rival in figures if rival != "visionloop"]
             result.details = {"shape": side(task), name: figures}
             for top in DEPTHS:
-                figures = interleave(partial(task, flags, top), state="warm", windows=options.windows)
+                figures = interleave(partial(task, top), state="warm", windows=options.windows)
                 measure = f"top {top:.0%} of the layers, cached activations"
                 result.rows.append(_row(case, measure, "uncached", figures))
                 result.details[measure] = figures
