@@ -24,6 +24,7 @@ from pipeline.params import Params
 from pipeline.transfer.compression import Images, variants
 from pipeline.transfer.footprint import compressed_megabytes, megabytes, milliseconds
 from pipeline.transfer.imbalance import Plan
+from pipeline.transfer.plan_test import other_plan
 from pipeline.views import views
 
 __all__ = ["Row", "run", "table"]
@@ -72,10 +73,7 @@ def table(workspace: Workspace, params: Params) -> list[Row]:
             "artifacts/split.parquet has no validation image of a class that the bundle knows: run `dvc repro`"
         )
     domains = [row["domain"] for row in _known(split, bundle, "train")]
-    plan = Plan.of(read_json(workspace.balance), train.labels, bundle.classes)
-    plan = plan.by_domain(
-        domains, params.train.domain_balance
-    )  # a head fitted anew counts images as training did
+    plan = _plan(workspace, train.labels, bundle.classes).by_domain(domains, params.train.domain_balance)
     image = bundle.preprocessing.normalise(validation.pixels[:1])
     grouped = codes(validation.groups)
     rows = []
@@ -98,6 +96,15 @@ def table(workspace: Workspace, params: Params) -> list[Row]:
                 )
             )
     return rows
+
+
+def _plan(workspace: Workspace, labels: np.ndarray, classes: Sequence[str]) -> Plan:
+    """How training counted these images: a head that is fitted anew counts them alike."""
+    balance, checkpoint = read_json(workspace.balance), workspace.checkpoint / "checkpoint.json"
+    tested = read_json(checkpoint).get("imbalance") if checkpoint.exists() else None
+    if tested and tested["kept"] != balance["plan"]:
+        return other_plan(tested["kept"], labels, classes)
+    return Plan.of(balance, labels, classes)
 
 
 def _images(

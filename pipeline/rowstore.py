@@ -1,22 +1,27 @@
 """Rows of one shape on disk, by name, append-only: decoded views and cached features live in these.
 
-``rows`` holds the rows one after the other, ``names.txt`` the name of each. Rows are written first, the
-list is replaced atomically after: a kill -9 at any moment loses at most the rows since the last commit.
+``rows`` holds the rows one after the other, ``names.txt`` the name of each and the CRC-32 of its bytes. Rows are
+written first, the list is replaced atomically after: a kill -9 at any moment loses at most the rows since the last
+commit. What a disk or a person has damaged is found by the sums and made anew, never answered with.
 Writers hold a lock that the kernel releases with the process, so a second process waits and then finds
 the work done. A store's folder may be deleted at any time that nobody writes to it.
 
     store = RowStore(folder, shape=(1280,), dtype=np.float32)
-    with store.writing() as writer:
-        for name, row in work(missing=[n for n in names if n not in writer.known]):
-            writer.append(name, row)
+    if not store.holds(names):
+        with store.writing(names) as writer:
+            for name, row in work(missing=[n for n in names if n not in writer.known]):
+                writer.append(name, row)
     store.read(names)                            # [n, 1280], in the order asked
 """
 
 import contextlib
 import fcntl
+import mmap
 import os
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +48,40 @@ class RowStore:
 
     def known(self) -> dict[str, int]:
         """name → row; empty where the two files don't belong together (somebody cut one)."""
+        return {name: row for row, name in enumerate(self._sums())}
+
+    def _sums(self) -> dict[str, int]:
+        """name → CRC-32 of its row, in the order of the rows."""
         try:
-            names = self.names.read_text(encoding="ascii").split()
-            if self.data.stat().st_size >= len(names) * self.stride:
-                return {name: row for row, name in enumerate(names)}
-        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            lines = [line.split(" ") for line in self.names.read_text(encoding="ascii").splitlines()]
+            sums = {name: int(total, 16) for name, total in lines}
+            if len(sums) == len(lines) and self.data.stat().st_size >= len(sums) * self.stride:
+                return sums
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             pass
         return {}
+
+    def intact(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that have a row, and every byte of it as it was written."""
+        sums = self._sums()
+        place = {name: row for row, name in enumerate(sums)}
+        asked = [name for name in dict.fromkeys(names) if name in place]
+        if not asked:
+            return []
+        with self.data.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stored:
+            view = memoryview(stored)
+            starts = {name: place[name] * self.stride for name in asked}
+            found = [
+                name
+                for name, start in starts.items()
+                if zlib.crc32(view[start : start + self.stride]) == sums[name]
+            ]
+            view.release()
+        return found
+
+    def holds(self, names: Collection[str]) -> bool:
+        """Whether each of ``names`` has an intact row."""
+        return len(self.intact(names)) == len(set(names))
 
     def read(self, names: Sequence[str]) -> np.ndarray:
         """The named rows, in that order: memory-mapped where they lie in the store like that.
@@ -74,18 +106,24 @@ class RowStore:
             return np.memmap(file, dtype=self.dtype, mode="r", shape=(len(rows), *self.shape))
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator["Writer"]:
-        """The only writer of this store, until the block ends; what it appended by then is kept."""
+    def writing(self, names: Collection[str] = ()) -> Iterator["Writer"]:
+        """The only writer of this store, until the block ends; what it appended by then is kept.
+
+        Where a row of ``names`` is damaged, the store starts afresh.
+        """
         with _writable(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            known = self.known()
-            if not known:  # unlinked, not cut: a process that has an old file mapped keeps it
+            sums = self._sums()
+            if sums and len(self.intact(names)) < len(sums.keys() & set(names)):
+                print(f"warning: {self.folder} is damaged: its rows are made anew", file=sys.stderr)
+                sums = {}
+            if not sums:  # unlinked, not cut: a process that has an old file mapped keeps it
                 self.names.unlink(missing_ok=True)
                 self.data.unlink(missing_ok=True)
             descriptor = os.open(self.data, os.O_RDWR | os.O_CREAT, 0o644)
-            writer = Writer(self, descriptor, known)
+            writer = Writer(self, descriptor, sums)
             try:
                 yield writer
             finally:
@@ -97,7 +135,7 @@ class Writer:
     """Appends rows; commits every few hundred."""
 
     def __init__(self, store: RowStore, descriptor: int, known: dict[str, int]) -> None:
-        self.known = known
+        self.known = known  # name → CRC-32 of its row
         self._store = store
         self._descriptor = descriptor
         self._committed = len(known)
@@ -114,11 +152,12 @@ class Writer:
         if name in self.known:
             return
         data, offset = memoryview(row.tobytes()), len(self.known) * store.stride
+        total = zlib.crc32(data)
         with _writable(store.folder):  # written, not mapped: a full disk is an error and not a crash
             while data:
                 count = os.pwrite(self._descriptor, data, offset)
                 data, offset = data[count:], offset + count
-        self.known[name] = len(self.known)
+        self.known[name] = total
         if len(self.known) - self._committed >= COMMIT_EVERY:
             self.commit()
 
@@ -127,7 +166,8 @@ class Writer:
         if len(self.known) > self._committed:
             with _writable(self._store.folder):
                 os.fsync(self._descriptor)
-                write_text(self._store.names, "\n".join(self.known) + "\n")
+                lines = (f"{name} {total:08x}\n" for name, total in self.known.items())
+                write_text(self._store.names, "".join(lines))
             self._committed = len(self.known)
 
 

@@ -53,8 +53,7 @@ def run(workspace: Workspace, params: Params) -> int:
         task = task_of(workspace, params, device)
         contest = settle_plan(task, read_json(workspace.balance))
         if contest is not None:
-            domains = task.data.domains[: task.data.trained]
-            task = replace(task, plan=contest.plan.by_domain(domains, params.train.domain_balance))
+            task = replace(task, plan=contest.plan)
         kept = train(task)
         crossed = (
             cross_validate(task, kept.strategy, train, epochs=kept.epochs) if params.train.folds else None

@@ -46,8 +46,8 @@ def views(
         StateError: the disk is full.
     """
     store = _store(workspace, preprocessing)
-    if not store.known().keys() >= set(image_ids):
-        with store.writing() as writer:
+    if not store.holds(image_ids):
+        with store.writing(image_ids) as writer:
             missing = {
                 image_id: workspace.root / path
                 for image_id, path in zip(image_ids, paths, strict=True)
@@ -68,8 +68,8 @@ def stored(
 ) -> tuple[list[str], np.ndarray]:
     """Of ``image_ids`` those whose views are still kept, and these: uint8 [n, H, W, 3]. Nothing is decoded."""
     store = _store(workspace, preprocessing)
-    known = store.known()
-    kept = [image_id for image_id in image_ids if image_id in known]
+    intact = set(store.intact(image_ids))
+    kept = [image_id for image_id in image_ids if image_id in intact]
     return kept, store.read(kept)
 
 

@@ -110,6 +110,24 @@ def test_an_imbalance_plan_is_made_again_for_each_fold(weights: Path, tmp_path: 
     assert cross_validate(task, "probe", checked).figures["folds"] == 3
 
 
+def test_domains_weigh_in_each_fold_as_they_do_in_training(weights: Path, tmp_path: Path) -> None:
+    workspace = made(tmp_path / "w", weights, strategy="probe", folds=3, domain_balance=1.0)
+    rows = read_table(workspace.split, SPLIT).to_pylist()
+    for number, row in enumerate(rows):
+        row["domain"] = "new" if number % 24 < 6 else "old"
+    write_table(workspace.split, type(read_table(workspace.split, SPLIT)).from_pylist(rows, SPLIT))
+    task = train.task_of(workspace, Params.load(workspace.params), "cpu")
+
+    def checked(variant: Task) -> Candidate:
+        domains = np.array(variant.data.domains[: variant.data.trained])
+        sums = [variant.plan.probe_weights[domains == name].sum() for name in ("new", "old")]
+        assert sums[0] == pytest.approx(sums[1])
+        assert (domains == "new").sum() < (domains == "old").sum()
+        return train.train(variant)
+
+    assert cross_validate(task, "probe", checked).figures["folds"] == 3
+
+
 def test_classes_of_one_part_can_not_be_cross_validated_and_it_says_so(weights: Path, tmp_path: Path) -> None:
     workspace = made(tmp_path / "w", weights, strategy="probe", folds=5)
     rows = read_table(workspace.split, SPLIT).to_pylist()

@@ -1,5 +1,6 @@
 """Plans for rare classes are tested on held-out folds: one that hurts goes, noise changes nothing."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.transfer.checkpoint import read_checkpoint
 from pipeline.transfer.examples import Examples
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.plan_test import compare_plans
+from pipeline.transfer.task import Task
 from tests import tiny_training
 from tests.test_balance import plan, support
 from tests.test_probe import CLASSES, clouds
@@ -108,6 +110,41 @@ def test_the_train_stage_reports_the_test_and_trains_by_its_outcome(weights: Pat
     assert "the same as class_weights" in found["sampler"]
     assert f"{found['kept']} is kept instead" in info["report"]
     assert f"sampling plan {found['kept']}." in info["report"]
+
+
+class EnoughSeenError(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_a_contested_plan_weighs_domains_once(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = unequal(tmp_path / "w", weights, {"plan": "none", "contested": True})
+    rows = read_table(workspace.split, SPLIT).to_pylist()
+    for number, row in enumerate(rows):
+        row["domain"] = "new" if number % 12 == 0 else "old"
+    write_table(workspace.split, type(read_table(workspace.split, SPLIT)).from_pylist(rows, SPLIT))
+    params = json.loads(workspace.params.read_text())
+    params["train"]["domain_balance"] = 1.0
+    workspace.params.write_text(json.dumps(params))
+    tasks = []
+
+    def stop(task: Task) -> None:
+        tasks.append(task)
+        raise EnoughSeenError
+
+    monkeypatch.setattr(train, "train", stop)
+    with pytest.raises(EnoughSeenError):
+        train.run(workspace, Params.load(workspace.params))
+    [task] = tasks
+    data, plan = task.data, task.plan
+    domains, labels = np.array(data.domains[: data.trained]), data.labels[: data.trained]
+    once = plan.again(labels, data.classes).by_domain(domains.tolist(), 1.0)
+    np.testing.assert_allclose(plan.probe_weights, once.probe_weights)
+    new, old = (plan.probe_weights[(domains == name) & (labels == 0)] for name in ("new", "old"))
+    assert len(set(domains)) == 2
+    assert new[0] / old[0] == pytest.approx((domains == "old").sum() / (domains == "new").sum())
 
 
 @pytest.mark.slow

@@ -167,6 +167,29 @@ def test_a_full_disk_is_an_error_with_a_way_out_and_loses_nothing(tmp_path: Path
     assert rows.read(["a3", "a19"])[:, 0].tolist() == [3, 19]
 
 
+@pytest.mark.parametrize("how", ["zeros", "a bit", "names"])
+def test_damaged_rows_are_made_anew_and_never_answered_with(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths, ids = draw(tmp_path, 6)
+    decoded = np.array(read(tmp_path, paths, ids))
+    rows = next((tmp_path / "var").rglob("rows"))
+    data = bytearray(rows.read_bytes())
+    if how == "zeros":
+        rows.write_bytes(bytes(len(data)))
+    elif how == "a bit":
+        data[len(data) // 2] ^= 1
+        rows.write_bytes(data)
+    else:  # two rows under each other's names
+        names = rows.with_name("names.txt")
+        lines = names.read_text().splitlines(keepends=True)
+        names.write_text("".join([lines[1], lines[0], *lines[2:]]))
+    np.testing.assert_array_equal(read(tmp_path, paths, ids), decoded)
+    assert "is damaged" in capsys.readouterr().err
+    np.testing.assert_array_equal(read(tmp_path, paths, ids), decoded)
+    assert "is damaged" not in capsys.readouterr().err, "it is whole again"
+
+
 def test_a_row_of_another_shape_is_a_mistake(tmp_path: Path) -> None:
     store = RowStore(tmp_path, (4,), np.float32)
     with store.writing() as writer, pytest.raises(ValueError, match="the store holds"):

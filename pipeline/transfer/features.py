@@ -154,8 +154,8 @@ def _cached(
     batch_size = BATCH[device.split(":")[0]]
     folder = digest_json([*key, view.replace("random", DRAWN)])[:32]
     store = RowStore(workspace.cache / "features" / folder, shape, np.float32)
-    if not store.known().keys() >= set(image_ids):
-        with store.writing() as writer:
+    if not store.holds(image_ids):
+        with store.writing(image_ids) as writer:
             seen = set(writer.known)
             rows = [row for row, image_id in enumerate(image_ids) if image_id not in seen]
             ready = digest_json([*key, str(workspace.cache)])

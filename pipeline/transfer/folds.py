@@ -114,20 +114,16 @@ def _variant(task: Task, strategy: str, epochs: int, trained: np.ndarray, valida
         task,
         train=replace(task.train, strategy=cast(Any, strategy), epochs=epochs or task.train.epochs),
         data=part,
-        plan=_plan(task, data.labels[trained]),
+        plan=_plan(task, trained),
         pixels=task.pixels[rows],
         curves=None,
     )
 
 
-def _plan(task: Task, labels: np.ndarray) -> Plan:
-    """The task's plan for other training images: the weight of each class is that of its images."""
-    own = task.data.labels[: task.data.trained]
-    classes = {
-        name: {"weight": float(task.plan.probe_weights[own == code][0])}
-        for code, name in enumerate(task.data.classes)
-    }
-    return Plan.of({"plan": task.plan.name, "classes": classes}, labels, task.data.classes)
+def _plan(task: Task, trained: np.ndarray) -> Plan:
+    """The task's plan for other training images, classes and domains weighed as in the task."""
+    plan = task.plan.again(task.data.labels[trained], task.data.classes)
+    return plan.by_domain([task.data.domains[row] for row in trained], task.train.domain_balance)
 
 
 def _sentence(figures: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ class Plan:
     probe_weights: np.ndarray  # [n] of the probe's loss, mean 1
     log_prior: np.ndarray  # [classes], added to the logits in the loss; zeros where the plan has none
     draw: np.ndarray | None  # [n] probability of each image to be drawn; None: a permutation an epoch
+    class_weights: np.ndarray | None = None  # [classes] of the balance stage; None: there was none
 
     @classmethod
     def of(cls, balance: dict[str, Any], labels: np.ndarray, classes: Sequence[str]) -> "Plan":
@@ -52,7 +53,14 @@ class Plan:
             probe_weights=weights if name in ("class_weights", "sampler") else ones,
             log_prior=prior,
             draw=weights / weights.sum() if name == "sampler" else None,
+            class_weights=by_class,
         )
+
+    def again(self, labels: np.ndarray, classes: Sequence[str]) -> "Plan":
+        """This plan for other training ``labels`` [n], before domains are weighed."""
+        known = np.ones(len(classes)) if self.class_weights is None else self.class_weights
+        weights = {label: {"weight": float(weight)} for label, weight in zip(classes, known, strict=True)}
+        return Plan.of({"plan": self.name, "classes": weights}, labels, classes)
 
     def by_domain(self, domains: Sequence[str], balance: float) -> "Plan":
         """Each image also counts with its domain's size to the power of -``balance`` (0: all the same).

@@ -22,7 +22,7 @@ from pipeline.transfer.linear import stored_features, training_examples
 from pipeline.transfer.probe import HeldOut, Kind, head_kind, held_out
 from pipeline.transfer.task import Task
 
-__all__ = ["Outcome", "compare_plans", "settle_plan"]
+__all__ = ["Outcome", "compare_plans", "other_plan", "settle_plan"]
 
 PLANS = ("none", "class_weights", "logit_adjustment")
 SAMPLER = "the same as class_weights: a head that is fitted in one go draws nothing"
@@ -51,17 +51,22 @@ def settle_plan(task: Task, balance: dict[str, Any]) -> Outcome | None:
     if not balance.get("contested", False):
         return None
     data = task.data
-    labels = data.labels[: data.trained]
-    counts = {name: int((labels == code).sum()) for code, name in enumerate(data.classes)}
-    weights = {name: {"weight": weight} for name, weight in effective_number_weights(counts).items()}
+    labels, domains = data.labels[: data.trained], data.domains[: data.trained]
     others = [
-        Plan.of({"plan": name, "classes": weights}, labels, data.classes)
+        other_plan(name, labels, data.classes).by_domain(domains, task.train.domain_balance)
         for name in PLANS
         if name != task.plan.name
     ]
     examples = training_examples(task, *stored_features(task))
     kind = head_kind(examples, task.train.head)
     return compare_plans(examples, [task.plan, *others], data.groups[: data.trained], kind, task.seed)
+
+
+def other_plan(name: str, labels: np.ndarray, classes: Sequence[str]) -> Plan:
+    """A plan that the balance stage did not choose, for training ``labels`` [n], codes of ``classes``."""
+    counts = {label: int((labels == code).sum()) for code, label in enumerate(classes)}
+    weights = {label: {"weight": weight} for label, weight in effective_number_weights(counts).items()}
+    return Plan.of({"plan": name, "classes": weights}, labels, classes)
 
 
 def compare_plans(
