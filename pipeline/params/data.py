@@ -15,6 +15,7 @@ class Source:
     domain: str = "default"
 
     def __post_init__(self) -> None:
+        require(bool(self.path.strip()), "data.sources: a path is empty: name a folder or a table")
         require(
             re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.domain) is not None,
             f"data.sources: the domain {self.domain!r} may hold letters, digits, '.', '_' and '-' only",
@@ -65,6 +66,7 @@ class Validate:
         )
         require(0 < self.min_side <= self.max_side, "validate.min_side must be positive and at most max_side")
         require(0 <= self.near_duplicate_bits <= 64, "validate.near_duplicate_bits must lie between 0 and 64")
+        require(self.min_per_class >= 0, "validate.min_per_class must not be negative")
         for name, value in self.severity.items():
             require(value in ("fail", "warn"), f"validate.severity.{name} is {value!r}; it is fail or warn")
 

@@ -17,6 +17,7 @@ class Model:
 
     def __post_init__(self) -> None:
         require(self.image_size is None or self.image_size >= 16, "model.image_size must be at least 16 px")
+        require(bool(self.weights.strip()), "model.weights is empty: bundled, none, hub, or a path")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +57,14 @@ class Train:
             domain_balance=self.domain_balance,
         )
         require(self.budget_seconds >= 0, "train.budget_seconds must not be negative")
-        require(self.mix >= 0, "train.mix must not be negative")
+        require(
+            self.mix == 0 or 0.01 <= self.mix <= 100,
+            f"train.mix is {self.mix:g}; it must lie between 0.01 and 100, or be 0 for none",
+        )
+        require(
+            self.target is None or bool(self.target.strip()),
+            "train.target is empty: name a folder, or null for none",
+        )
         require(self.folds == 0 or self.folds >= 2, "train.folds must be at least 2, or 0 for none")
         require(
             self.learning_rate is None or self.learning_rate > 0,
@@ -81,6 +89,10 @@ class Bundle:
     max_int8_drop: float = 0.01
 
     def __post_init__(self) -> None:
+        require(
+            self.max_parity_error >= 0,
+            f"bundle.max_parity_error is {self.max_parity_error:g}; it must not be negative",
+        )
         require(
             "onnx" in self.formats,
             f"bundle.formats is {list(self.formats)}; it must hold onnx, which the others are judged against",

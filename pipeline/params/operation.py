@@ -21,7 +21,9 @@ class Serve:
     def __post_init__(self) -> None:
         share("serve", abstain_below=self.abstain_below)
         require(self.workers >= 1 and self.top_k >= 1, "serve.workers and serve.top_k must be at least 1")
-        require(self.max_in_flight >= 1, "serve.max_in_flight must be at least 1")
+        for name in ("max_in_flight", "max_body_bytes", "max_pixels"):
+            require(getattr(self, name) >= 1, f"serve.{name} must be at least 1")
+        require(bool(self.host.strip()), "serve.host is empty: 127.0.0.1 is this machine alone")
         require(1 <= self.port <= 65_535, f"serve.port is {self.port}; it must lie between 1 and 65535")
 
 
@@ -36,6 +38,8 @@ class Log:
 
     def __post_init__(self) -> None:
         share("log", keep_images=self.keep_images)
+        require(self.keep_days >= 0, "log.keep_days must not be negative")
+        require(self.max_bytes >= 1, "log.max_bytes must be at least 1")
         require(
             self.archive is None or bool(self.archive.strip()),
             "log.archive is empty: null is var/log/archive",
@@ -71,6 +75,7 @@ class Watch:
             share("watch", min_labelled_accuracy=self.min_labelled_accuracy)
         require(self.retrains_a_month >= 0, "watch.retrains_a_month must not be negative")
         require(self.label_timeout_days > 0, "watch.label_timeout_days must be above 0")
+        require(self.cooldown_hours >= 0, "watch.cooldown_hours must not be negative")
         require(0 < self.alpha < 1, "watch.alpha must lie between 0 and 1")
         require(
             1 <= self.min_window <= self.window,
@@ -89,3 +94,4 @@ class Label:
     def __post_init__(self) -> None:
         share("label", random_share=self.random_share, test_share=self.test_share)
         require(self.budget >= 1, "label.budget must be at least 1")
+        require(self.min_labels >= 0, "label.min_labels must not be negative")

@@ -66,6 +66,9 @@ class Release:
 
     def __post_init__(self) -> None:
         require(self.approval_timeout_hours > 0, "release.approval_timeout_hours must be above 0")
+        for name in ("golden_images", "max_golden_error"):
+            require(getattr(self, name) >= 0, f"release.{name} must not be negative")
+        require(self.sandbox_timeout_seconds > 0, "release.sandbox_timeout_seconds must be above 0")
         known = self.shadow_images == "auto" or self.shadow_images >= 0
         require(known, "release.shadow_images must be auto, or not negative; 0 is no shadow")
         share("release", min_shadow_agreement=self.min_shadow_agreement)

@@ -90,7 +90,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             try:
                 return _value(argument, value, where)
             except ParamsError:
-                continue
+                if argument is float and isinstance(value, float):
+                    raise  # a number, but none that can be meant
     elif origin is Literal:
         if value in arguments:
             return value
@@ -110,5 +111,17 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    kind = getattr(hint, "__name__", str(hint))
-    raise ParamsError(f"{where} is {value!r} ({type(value).__name__}); it must be {kind}")
+    raise ParamsError(f"{where} is {value!r} ({type(value).__name__}); it must be {_words(hint)}")
+
+
+def _words(hint: Any) -> str:
+    """What a value of this type is, for somebody who writes YAML."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(str, arguments))
+    if arguments:
+        return " or ".join(_words(argument) for argument in arguments)
+    known = {
+        bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null",
+    }  # fmt: skip
+    return known.get(hint, getattr(hint, "__name__", str(hint)))
