@@ -168,8 +168,7 @@ def _preprocessing(config: dict[str, Any], image_size: int | None) -> Preprocess
 
 def _width(module: nn.Module, side: int, asked: int | None) -> int:
     """The width of the pooled features, found by running the network once."""
-    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-    step = patch[0] if isinstance(patch, (tuple, list)) else patch
+    step = _patch(module)
     if asked is not None and step and side % step:
         low = side // step * step
         near = f"{low} or {low + step}" if low else f"{step}"
@@ -186,6 +185,15 @@ def _width(module: nn.Module, side: int, asked: int | None) -> int:
             f"model.image_size {side} px does not fit this network ({str(error).splitlines()[0]}): "
             f"{ways} for the weights' own size"
         ) from error
+
+
+def _patch(module: nn.Module) -> int | None:
+    """The side of the patches that a network cuts an image into, in px; None where they overlap, or there are none."""
+    embedding = getattr(module, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    side = patch[0] if isinstance(patch, (tuple, list)) else patch
+    stride = getattr(getattr(embedding, "proj", None), "stride", (side,))
+    return side if stride[0] == side else None
 
 
 @torch.inference_mode()

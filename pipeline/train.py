@@ -28,7 +28,9 @@ from pipeline.transfer.checkpoint import save_checkpoint
 from pipeline.transfer.choice import INSTEAD, compare, planned, unbeatable
 from pipeline.transfer.curve import LiveCurves
 from pipeline.transfer.device import deterministic, pick_device
+from pipeline.transfer.exporter import require_exportable
 from pipeline.transfer.folds import CrossValidation, cross_validate
+from pipeline.transfer.frozen import fell_back
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.linear import probe as fit_linear
 from pipeline.transfer.plan_test import Outcome, settle_plan
@@ -74,7 +76,9 @@ def task_of(workspace: Workspace, params: Params, device: str) -> Task:
     curves = LiveCurves(workspace.curves) if distributed.first() else None
     named = params.model.prior
     prior = read_prior(workspace.root / named, data.classes, backbone.width) if named else None
-    return Task(workspace, params.train, params.seed, data, plan, backbone, device, pixels, curves, prior)
+    return Task(
+        workspace, params.train, params.seed, data, plan, backbone, device, pixels, curves, prior, params.data
+    )
 
 
 def train(task: Task) -> Candidate:
@@ -83,10 +87,12 @@ def train(task: Task) -> Candidate:
     Raises:
         DataError: too few classes or images, an image that no longer decodes, or, where a strategy was asked
             for by name, a loss that is no number before a first epoch was finished.
-        ParamsError: a strategy was asked for by name that this network or disk can't do.
+        ParamsError: a strategy was asked for by name that this network or disk can't do, or the network can't be exported.
         StateError: memory is short, for a strategy asked for by name or one of several processes.
     """
     probe = fit_linear(task)
+    if fell_back():
+        require_exportable(probe.classifier, task.backbone.preprocessing.image_size)
     asked: str = task.train.strategy
     names, why = planned(task)
     if asked == "probe":

@@ -31,7 +31,7 @@ from pipeline.params import Model, Params
 from pipeline.selection.scoring import sample, score
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.cut import cut
-from pipeline.transfer.export import write_onnx
+from pipeline.transfer.exporter import write_onnx
 from pipeline.transfer.features import cached_features
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.freeze import freeze, layer_of, lowest_trained

@@ -19,7 +19,7 @@ from pipeline.params import Model, Params
 from pipeline.transfer.checkpoint import load_checkpoint
 from pipeline.transfer.classifier import Classifier, logits_of
 from pipeline.transfer.compression import shipped
-from pipeline.transfer.export import write_onnx
+from pipeline.transfer.exporter import write_onnx
 from pipeline.transfer.feeds import PixelFeed
 from pipeline.transfer.linear import probe_logits
 from pipeline.transfer.stages import EveryStage, Standardised, every_stage

@@ -1,7 +1,5 @@
 """One candidate's trial: loaded, scored on frozen features, exported; and its time, measured beside the others'."""
 
-import contextlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +16,7 @@ from pipeline.selection.latency import ROUNDS, milliseconds
 from pipeline.selection.recommendation import Measured
 from pipeline.selection.scoring import Images, Score, score
 from pipeline.transfer.classifier import Classifier
-from pipeline.transfer.export import write_onnx
+from pipeline.transfer.exporter import write_onnx
 from pipeline.transfer.features import cached_features
 from pipeline.views import views
 
@@ -80,10 +78,9 @@ def attempt(
         worth = score(np.asarray(features), images, params.seed)
         classifier = Classifier(backbone.module.cpu(), backbone.width, len(images.classes)).eval()
         folder.mkdir(parents=True)
-        with contextlib.redirect_stdout(io.StringIO()):  # an exporter that fails prints the whole graph first
-            write_onnx(classifier, backbone.preprocessing.image_size, folder / "model.onnx")
+        write_onnx(classifier, backbone.preprocessing.image_size, folder / "model.onnx")
     except (ParamsError, WeightsError, IntegrityError, RuntimeError, MemoryError) as error:
-        # RuntimeError: torch's for a network that can't be exported, or an image that does not fit into memory
+        # RuntimeError: torch's for an image that does not fit into memory
         return Failure(candidate, str(error).splitlines()[0] if str(error) else type(error).__name__)
     return Trial(
         candidate=candidate,

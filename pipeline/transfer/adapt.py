@@ -12,7 +12,6 @@ import numpy as np
 
 from pipeline.artifacts import digest_json
 from pipeline.errors import DataError, ParamsError
-from pipeline.params import Data as DataLimits
 from pipeline.sources import SUFFIXES
 from pipeline.transfer import distributed
 from pipeline.transfer.align import Adversary, adapt_statistics, coral
@@ -68,10 +67,9 @@ def target_views(task: Task) -> tuple[np.ndarray, list[str]]:
     for path in paths:
         first.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)
     ids = list(first)
-    limits = DataLimits()
     pixels = views(
         task.workspace, [str(path) for path in first.values()], ids, task.backbone.preprocessing,
-        max_pixels=limits.max_pixels, max_bytes=limits.max_bytes,
+        max_pixels=task.limits.max_pixels, max_bytes=task.limits.max_bytes,
     )  # fmt: skip
     return pixels, ids
 

@@ -25,10 +25,10 @@ from pipeline.bundle import NETWORKS, Bundle, open_session
 from pipeline.params import Bundle as Limits
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.examples import Examples
+from pipeline.transfer.exporter import write_onnx
 from pipeline.transfer.imbalance import Plan
 from pipeline.transfer.int8 import try_int8
 from pipeline.transfer.probe import fit_probe
-from pipeline.transfer.to_onnx import write_onnx
 from pipeline.transforms import Preprocessing
 
 __all__ = ["DIMENSIONS", "PRUNED", "Images", "shipped", "variants"]

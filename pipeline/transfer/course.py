@@ -33,15 +33,13 @@ class Tuned:
     # Step, loss of training and of validation, and by how many standard errors the best epoch so far, and the
     # rival, are better.
     history: list[dict[str, float]] = field(default_factory=list)
-    timed: list[tuple[int, float]] = field(
-        default_factory=list
-    )  # images and seconds of each epoch in this process
+    timed: list[tuple[int, float]] = field(default_factory=list)  # images and seconds of each epoch
     ended: str = ""  # why, where it was not by schedule
     snapshots: list[dict[str, torch.Tensor]] = field(default_factory=list)  # of the last epochs, if asked for
 
     @property
     def seconds(self) -> float:
-        """Of training in this process, without validation."""
+        """Of training, in all processes that it took, without validation."""
         return sum(seconds for _, seconds in self.timed)
 
     @property

@@ -1,13 +1,17 @@
 """Where training runs and in which precision, and what keeps its results the same each time."""
 
 import os
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from pipeline.errors import ParamsError
 
-__all__ = ["deterministic", "out_of_memory", "pick_device", "sent"]
+__all__ = ["deterministic", "laid_out", "out_of_memory", "pick_device", "sent"]
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def deterministic(seed: int) -> None:
@@ -44,6 +48,15 @@ def out_of_memory(error: Exception) -> bool:
         or "out of memory" in words
         or "can't allocate memory" in words
     )
+
+
+def laid_out(module: Module, device: str, layout: torch.memory_format) -> Module:
+    """``module`` on the device, with what it has of images' and convolutions' four dimensions in that layout.
+
+    ``Module.to`` tries the layout on five dimensions, too, for which torch has none of that name.
+    """
+    module.to(device)
+    return module._apply(lambda tensor: tensor.to(memory_format=layout) if tensor.dim() == 4 else tensor)
 
 
 def sent(values: np.ndarray, device: str) -> torch.Tensor:

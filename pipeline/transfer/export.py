@@ -29,10 +29,11 @@ from pipeline.reference import held_out, looks, reference_table
 from pipeline.transfer.checkpoint import load_checkpoint
 from pipeline.transfer.classifier import Classifier
 from pipeline.transfer.confidence import Calibration, calibrate
+from pipeline.transfer.exporter import write_onnx
 from pipeline.transfer.footprint import megabytes, milliseconds
 from pipeline.transfer.int8 import spread, try_int8
 from pipeline.transfer.papers import papers
-from pipeline.transfer.to_onnx import parity_error, write_onnx
+from pipeline.transfer.parity import parity_error
 from pipeline.transfer.vector_scaling import VectorScaling
 from pipeline.transforms import Preprocessing
 from pipeline.views import views

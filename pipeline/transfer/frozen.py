@@ -12,14 +12,16 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from pipeline.transfer.device import laid_out
 from pipeline.transfer.exporter import export
 
-__all__ = ["forward", "runtime"]
+__all__ = ["fell_back", "forward", "runtime"]
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 KEPT = 2  # networks that stay ready: the two halves of one that was cut
 
 _ready: dict[str, Forward] = {}
+_by_torch_instead: set[str] = set()
 
 
 def runtime(device: str) -> str:
@@ -42,8 +44,15 @@ def forward(key: str, network: Callable[[], nn.Module], inputs: torch.Tensor, de
             del _ready[old]
         module = network().eval()
         made = None if device.startswith("cuda") else _by_onnx_runtime(module, inputs)
+        if made is None:
+            _by_torch_instead.add(key)
         _ready[key] = made or _by_torch(module, device)
     return _ready[key]
+
+
+def fell_back() -> bool:
+    """Whether this process had torch answer for a network: whether it can be exported is then not known."""
+    return bool(_by_torch_instead)
 
 
 def _by_onnx_runtime(module: nn.Module, inputs: torch.Tensor) -> Forward | None:
@@ -66,7 +75,7 @@ def _by_onnx_runtime(module: nn.Module, inputs: torch.Tensor) -> Forward | None:
 
 
 def _by_torch(module: nn.Module, device: str) -> Forward:
-    module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    laid_out(module, device, torch.channels_last)
 
     @torch.inference_mode()
     def run(values: torch.Tensor) -> torch.Tensor:

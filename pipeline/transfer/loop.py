@@ -128,6 +128,7 @@ def _resume(steps: Steps, tuned: Tuned, state: State | None) -> int:
     steps.restore(tensors)
     tuned.tensors = _below("best.", tensors)
     tuned.logits, tuned.epoch, tuned.history = tensors["logits"].numpy(), facts["best"], facts["history"]
+    tuned.timed = [(int(images), float(seconds)) for images, seconds in facts["timed"]]
     if facts["planned"] != tuned.planned:
         tuned.planned = facts["planned"]
         steps.stretch(tuned.planned)
@@ -148,13 +149,14 @@ def _epoch(steps: Steps, tuned: Tuned, epoch: int, bar: tqdm) -> float:
     order = steps.data.plan.order(np.random.default_rng([recipe.seed, 1, epoch]))
     losses = torch.zeros((), dtype=torch.float64, device=recipe.device)
     started = time.perf_counter()
-    for number in range(steps.count):
-        batch = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
+    batches = steps.batches(order)
+    for number, batch in enumerate(batches):
         losses += steps.step(batch, epoch, epoch * steps.count + number).double() * len(batch)
         bar.update(len(batch))
     steps.watch.settle()
-    loss = float(losses) / len(order)
-    tuned.timed.append((len(order), time.perf_counter() - started))
+    images = sum(len(batch) for batch in batches)
+    loss = float(losses) / images
+    tuned.timed.append((images, time.perf_counter() - started))
     return loss
 
 
@@ -202,6 +204,7 @@ def _save(steps: Steps, tuned: Tuned, epoch: int, state: State) -> None:
     facts = {
         "best": tuned.epoch,
         "history": tuned.history,
+        "timed": tuned.timed,
         "planned": tuned.planned,
         "snapshots": len(tuned.snapshots),
     }

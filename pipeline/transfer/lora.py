@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from pipeline.errors import ParamsError
 from pipeline.transfer import cost
 from pipeline.transfer.choice import is_transformer
 from pipeline.transfer.classifier import Classifier
@@ -77,13 +78,22 @@ def merge(classifier: Classifier) -> None:
 
 
 def lora(task: Task, probe: Candidate) -> Candidate:
-    """Train adapters and the head; says what that needs beside full fine-tuning at the same batch."""
+    """Train adapters and the head; says what that needs beside full fine-tuning at the same batch.
+
+    Raises:
+        ParamsError: no layer is large enough for adapters of that rank.
+    """
     shape = side(task)
     batch = BATCH if task.train.batch_size == "auto" else task.train.batch_size
     whole = task.network(probe.head)
     full = cost.memory(whole, shape, batch)
     classifier = task.network(probe.head)
     names = adapt_layers(classifier, task.train.lora_rank, task.train.unfreeze or UNFROZEN, task.seed)
+    if not names:
+        raise ParamsError(
+            f"train.lora_rank is {task.train.lora_rank}: no layer that is trained is large enough to be approximated by that; "
+            "lower it, or raise train.unfreeze"
+        )
     own = cost.memory(classifier, shape, batch)
     forced = task.train.strategy == "lora"
     count, longer = epochs(task, classifier, shape, forced=forced, name="LoRA")

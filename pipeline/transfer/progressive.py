@@ -6,10 +6,12 @@ between two phases, ends bit for bit where an undisturbed one does.
 """
 
 import copy
+import sys
 from dataclasses import replace
 
 from pipeline.transfer.finetune import side
 from pipeline.transfer.freeze import freeze
+from pipeline.transfer.recipe import DivergedError
 from pipeline.transfer.task import Candidate, Task
 from pipeline.transfer.tuning import Settings, SkippedError, epochs, tune
 
@@ -20,9 +22,12 @@ PHASES = ((0.2, 1e-3), (0.5, 4e-4), (1.0, 1.2e-4))
 
 
 def progressive(task: Task, probe: Candidate) -> Candidate:
-    """Unfreeze phase by phase, a third of the epochs each.
+    """Unfreeze phase by phase, a third of the epochs each; of fewer than three the upper phases have one each.
+
+    A later phase that diverges at once ends it: what was best before is kept.
 
     Raises:
+        DivergedError: the first phase's loss is no number in its first epoch.
         SkippedError: the budget does not allow an epoch a phase, and the strategy is not forced.
     """
     forced = task.train.strategy == "progressive"
@@ -33,19 +38,34 @@ def progressive(task: Task, probe: Candidate) -> Candidate:
         raise SkippedError(
             f"Progressive unfreezing was skipped: train.budget_seconds allows {count} epochs, it needs {len(PHASES)}."
         )
-    best, found = probe, []
+    best, found, ended = probe, [], ""
     for number, (unfrozen, rate) in enumerate(PHASES):
+        length = (count + len(PHASES) - 1 - number) // len(PHASES)
+        if length == 0:
+            break
         classifier = copy.deepcopy(best.classifier)
         freeze(classifier, 1 - unfrozen, keep_statistics=True)
-        length = max(1, round(count / len(PHASES)))
-        settings = Settings(name="progressive", learning_rate=rate, epochs=length, phase=number)
-        found.append(tune(task, best, classifier, settings))
+        settings = Settings(
+            name="progressive",
+            learning_rate=rate,
+            rate_share=rate / PHASES[0][1],
+            epochs=length,
+            phase=number,
+        )
+        try:
+            found.append(tune(task, best, classifier, settings))
+        except DivergedError as error:
+            if not found:
+                raise DivergedError(f"in phase 1, the top {unfrozen:.0%} of the layers: {error}") from error
+            ended = f" Phase {number + 1} was stopped, since {error}; the best of the phases before is kept."
+            print(f"warning: train:{ended}", file=sys.stderr)
+            break
         if found[-1].figures["log_loss"] < best.figures["log_loss"] or best is probe:
             best = found[-1]
-    return _joined(best, found)
+    return _joined(best, found, ended)
 
 
-def _joined(best: Candidate, found: list[Candidate]) -> Candidate:
+def _joined(best: Candidate, found: list[Candidate], ended: str) -> Candidate:
     """The best phase's network with the history of all phases."""
     curve: list[tuple[int, float, str]] = []
     for phase in found:
@@ -53,12 +73,12 @@ def _joined(best: Candidate, found: list[Candidate]) -> Candidate:
         curve += [(step + reached, loss, split) for step, loss, split in phase.curve]
     reports = [
         f"Phase {number} (top {unfrozen:.0%} of the layers): {phase.report}"
-        for number, ((unfrozen, _), phase) in enumerate(zip(PHASES, found, strict=True), 1)
+        for number, ((unfrozen, _), phase) in enumerate(zip(PHASES[: len(found)], found, strict=True), 1)
     ]
     return replace(
         best,
         strategy="progressive",
-        report=" ".join(reports),
+        report=" ".join(reports) + ended,
         curve=curve,
         steps=sum(phase.steps for phase in found),
         epochs=0,

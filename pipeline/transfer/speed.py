@@ -25,7 +25,7 @@ from torch.nn import functional
 from pipeline.artifacts import Workspace, digest_json, write_json
 from pipeline.params import Train
 from pipeline.transfer.captured import replayed
-from pipeline.transfer.device import out_of_memory
+from pipeline.transfer.device import laid_out, out_of_memory
 from pipeline.transfer.recipe import Flags
 
 __all__ = ["Speed", "decide", "machine", "words"]
@@ -177,7 +177,7 @@ def _stepper(network: nn.Module, inputs: torch.Tensor, classes: int, device: str
 
     def step(flags: Flags, times: int) -> float:
         layout = torch.channels_last if flags.channels_last else torch.contiguous_format
-        module = network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        module = laid_out(network, device, layout)
         batch = inputs.to(device)
         if batch.dim() == 4:
             batch = batch.contiguous(memory_format=layout)

@@ -6,7 +6,6 @@ one stretching.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,13 +13,14 @@ import numpy as np
 import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.errors import StateError
+from pipeline.errors import ParamsError, StateError
 from pipeline.transfer import distributed
 from pipeline.transfer.average import Average
 from pipeline.transfer.captured import Captured
 from pipeline.transfer.classifier import Classifier
-from pipeline.transfer.device import out_of_memory, sent
+from pipeline.transfer.device import laid_out, out_of_memory, sent
 from pipeline.transfer.divergence import Watch, refused
 from pipeline.transfer.feeds import Feed
 from pipeline.transfer.freeze import trained
@@ -60,13 +60,14 @@ class Steps:
         alignment: Alignment | None = None,
     ) -> None:
         layout = torch.channels_last if recipe.flags.channels_last else torch.contiguous_format
-        self.classifier = classifier.to(recipe.device, memory_format=layout)  # type: ignore[call-overload]
+        self.classifier = laid_out(classifier, recipe.device, layout)
         network.to(recipe.device)
         self.data, self.recipe, self.alignment = data, recipe, alignment
         self.forward: Callable = distributed.wrapped(network, recipe.device)
         if recipe.flags.compiled:
             self.forward = torch.compile(self.forward)
-        self.count = math.ceil(len(data.train) / recipe.batch_size)  # steps an epoch
+        self.least = _least(classifier)  # images of a batch
+        self.count = len(self.batches(data.train))  # steps an epoch
         self.micro = recipe.batch_size  # images at once; fewer where memory is short
         groups = parameter_groups(classifier, recipe)
         if alignment is not None and any(True for _ in alignment.parameters()):
@@ -84,6 +85,22 @@ class Steps:
         self.average = Average(trained(classifier), recipe.average) if recipe.average else None
         learnt = data.labels[data.train]
         self.objective = Objective(data.plan, learnt, classifier.head.out_features, recipe, alignment)
+
+    def batches(self, order: np.ndarray) -> list[np.ndarray]:
+        """An epoch's training rows in batches; a last one that is too small is left out of this epoch.
+
+        Raises:
+            ParamsError: no batch is large enough.
+        """
+        size = self.recipe.batch_size
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        found = [part for part in parts if len(part) >= self.least]
+        if not found:
+            raise ParamsError(
+                f"train.batch_size is {size} for {len(order)} images, but the BatchNorms of random weights need batches of "
+                f"{self.least} at least: raise it"
+            )
+        return found
 
     def stretch(self, epochs: int) -> None:
         """From now on the schedule is that of a training of so many epochs."""
@@ -189,9 +206,10 @@ class Steps:
     def _halve(self, error: Exception) -> None:
         if distributed.world() > 1:  # the others are amid the step: nothing can be tried again here alone
             raise StateError("the batch does not fit into memory: lower train.batch_size") from error
-        if self.micro == 1:
+        if self.micro <= self.least:
+            few = "a single image does" if self.least == 1 else f"{self.least} images do"
             raise TooLargeError(
-                "a single image does not fit into memory: lower model.image_size, or train on another device"
+                f"{few} not fit into memory: lower model.image_size, or train on another device"
             ) from error
         self.micro = (self.micro + 1) // 2
         print(f"train: out of memory; batches now run in parts of {self.micro} images", flush=True)
@@ -238,6 +256,13 @@ class Steps:
         if self.alignment is not None:
             self.alignment.load_state_dict(below("alignment."))
         unpack_optimizer(self.optimizer, self.names, tensors)
+
+
+def _least(classifier: Classifier) -> int:
+    """Images that a batch must have: two where a BatchNorm takes its statistics from it."""
+    classifier.train()
+    live = any(isinstance(module, _BatchNorm) and module.training for module in classifier.modules())
+    return 2 * distributed.world() if live else 1
 
 
 def _unsynchronised(network: Callable) -> contextlib.AbstractContextManager:

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.artifacts import Workspace
 from pipeline.backbone import Backbone
 from pipeline.errors import DataError
+from pipeline.params import Data as Limits
 from pipeline.params import Train
 from pipeline.transfer.calibration import calibrated_losses
 from pipeline.transfer.classifier import Classifier
@@ -56,6 +57,7 @@ class Task:
     pixels: np.ndarray  # uint8 [n, H, W, 3], the views of data's rows
     curves: LiveCurves | None = None
     prior: np.ndarray | None = None  # [classes, width], a head from the class names alone; see prior.py
+    limits: Limits = field(default_factory=Limits)  # of images that are read besides
 
     def network(
         self,

@@ -42,6 +42,7 @@ class Settings:
 
     name: str
     learning_rate: float
+    rate_share: float = 1.0  # of the rate that params.yaml asks for instead
     layer_decay: float = 0.8
     wide: int = WIDE  # see Recipe
     smoothing: float = 0.0  # of the labels, where params.yaml asks for no other
@@ -176,7 +177,7 @@ def _recipe(
     return Recipe(
         epochs=settings.epochs,
         seed=task.seed,
-        learning_rate=train.learning_rate or settings.learning_rate,
+        learning_rate=(train.learning_rate or 0.0) * settings.rate_share or settings.learning_rate,
         batch_size=batch,
         layer_decay=settings.layer_decay,
         wide=settings.wide,
@@ -201,7 +202,7 @@ def _candidate(
     labels = data.labels[data.validation]
     outcome: dict[str, Any] = figures(tuned.logits, labels)
     comparison = compare(start.logits, tuned.logits, labels, [data.groups[row] for row in data.validation])
-    ended = f" {tuned.ended.capitalize()}." if tuned.ended else ""
+    ended = f" {tuned.ended[:1].upper()}{tuned.ended[1:]}." if tuned.ended else ""
     if tuned.planned > recipe.epochs:
         ended = f" It beat the {start.strategy} in one of its first two epochs and so had {LONGER} times train.budget_seconds.{ended}"
     if not tuned.ended and task.train.epochs is None and tuned.epoch == tuned.planned < cost.MOST_EPOCHS:

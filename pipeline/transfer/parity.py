@@ -1,29 +1,12 @@
-"""A network as an ONNX file, and the proof that ONNX Runtime answers like torch."""
-
-from pathlib import Path
+"""The proof that ONNX Runtime answers like torch."""
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.bundle import BATCH, Bundle
 from pipeline.transfer.classifier import Classifier
-from pipeline.transfer.exporter import export
 
-__all__ = ["parity_error", "write_onnx"]
-
-
-def write_onnx(network: nn.Module, side: int, target: Path) -> None:
-    """images [n, 3, side, side] → logits [n, classes], embedding [n, width]; n is free, the sides are not."""
-    outputs = ["logits", "embedding"]
-    export(
-        network.eval(),
-        torch.zeros(2, 3, side, side),
-        str(target),
-        inputs=["images"],
-        outputs=outputs,
-        free=True,
-    )
+__all__ = ["parity_error"]
 
 
 @torch.inference_mode()
