@@ -261,6 +261,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(
     torch.manual_seed(12345)
     resumed = finetune(twin, images, plan(name), recipe(epochs=3), state)
     assert resumed.history == whole.history
+    assert [images for images, _ in resumed.timed] == [images for images, _ in whole.timed]
     assert resumed.epoch == whole.epoch
     np.testing.assert_array_equal(resumed.logits, whole.logits)
     assert all(

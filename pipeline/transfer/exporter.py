@@ -1,9 +1,13 @@
 """torch's ONNX exporter, as it is called everywhere here."""
 
 import contextlib
+import ctypes
 import io
+import os
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -55,8 +59,7 @@ def export(
         ParamsError: it has an operation that torch's exporter does not know.
     """
     axes = {name: {0: "n"} for name in inputs + outputs} if free else None
-    # An exporter that fails prints the whole graph first.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), _no_output():
         # The exporter without torch.export calls itself legacy, in several ways: the new one needs onnxscript
         # and is no better for these networks.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -81,3 +84,20 @@ def export(
                 f"this network can't be written as ONNX, which a bundle needs ({why}): name another one in model.backbone; "
                 "`python -m pipeline select` tries several"
             ) from error
+
+
+@contextlib.contextmanager
+def _no_output() -> Iterator[None]:
+    """Nothing reaches standard output: an exporter that fails prints the whole graph, from C++, and can't be told not to."""
+    libc = ctypes.CDLL(None)
+    sys.stdout.flush()
+    libc.fflush(None)
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        libc.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
