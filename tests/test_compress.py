@@ -2,10 +2,12 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import bundle as bundle_verb
 from pipeline import compress, train
@@ -13,7 +15,9 @@ from pipeline.artifacts import Workspace, digest_file
 from pipeline.bundle import Bundle
 from pipeline.errors import IntegrityError
 from pipeline.params import Params
+from pipeline.transfer import int8
 from pipeline.transfer.compression import Images, shipped, variants
+from pipeline.transfer.exporter import export
 from pipeline.transfer.imbalance import Plan
 from tests import tiny_training
 
@@ -95,16 +99,66 @@ def test_a_shorter_embedding_is_what_the_drafts_give(compressed: Workspace, tmp_
     weights = {label: {"weight": 1.0} for label in bundle.classes}
     plan = Plan.of({"plan": "none", "classes": weights}, labels, bundle.classes)
     drafts = dict(variants(bundle, images, images, plan, tmp_path, seed=0))
-    embedding = drafts["PCA 16"].predict(pixels).embedding
+    shorter = drafts["PCA 16"]
+    assert isinstance(shorter, Bundle)
+    embedding = shorter.predict(pixels).embedding
     assert embedding.shape == (24, 16)
     np.testing.assert_allclose(embedding.mean(axis=0), 0, atol=1e-3)
     covariance = np.cov(embedding.T)
     assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-3 * covariance.max()
 
 
-def test_a_damaged_bundle_is_refused(compressed: Workspace, tmp_path: Path) -> None:
-    import shutil
+def test_it_is_said_that_a_bundle_would_leave_int8_out_and_where_it_can_not_be_run(
+    compressed: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(compressed.root, tmp_path / "copy")
+    copy = Workspace(tmp_path / "copy", tmp_path / "copy/var")
+    params = json.loads(copy.params.read_text())
+    params["bundle"] |= {"min_int8_agreement": 1.0, "max_int8_drop": 0.0}
+    copy.params.write_text(json.dumps(params))
+    rows, notes = compress.table(copy, Params.load(copy.params))
+    agreement = next(row.agreement for row in rows if row.version == "INT8")
+    assert rows[0].agreement == 1
+    assert bool(notes) == (
+        agreement < 1 or next(r for r in rows if r.version == "INT8").accuracy < rows[0].accuracy
+    )
 
+    def broken(*arguments: object, **named: object) -> None:
+        raise RuntimeError("no kernel for this")
+
+    monkeypatch.setattr(int8, "quantise", broken)
+    compress.run(copy, Params.load(copy.params))
+    said = capsys.readouterr().out
+    assert "ONNX Runtime can't run it (no kernel for this)" in said
+    assert "INT8" not in table(copy)
+
+
+def test_a_network_whose_shapes_can_not_be_inferred_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime.quantization import shape_inference
+
+    tried = []
+
+    def incomplete(source: str, prepared: str, *, skip_symbolic_shape: bool = False) -> None:
+        tried.append(skip_symbolic_shape)
+        if not skip_symbolic_shape:  # as ONNX Runtime's does: what it could make is written down, and refused
+            Path("sym_shape_infer_temp.onnx").write_bytes(b"x")
+            raise Exception("Incomplete symbolic shape inference")
+        real(source, prepared, skip_symbolic_shape=True)
+
+    real = shape_inference.quant_pre_process
+    monkeypatch.setattr(shape_inference, "quant_pre_process", incomplete)
+    monkeypatch.chdir(tmp_path)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+    export(network, torch.zeros(1, 3, 8, 8), "source.onnx", inputs=["images"], outputs=["values"])
+    images = [np.random.default_rng(n).normal(size=(1, 3, 8, 8)).astype(np.float32) for n in range(4)]
+    int8.quantise(Path("source.onnx"), Path("target.onnx"), images)
+    assert tried == [False, True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.onnx", "target.onnx"]
+
+
+def test_a_damaged_bundle_is_refused(compressed: Workspace, tmp_path: Path) -> None:
     shutil.copytree(compressed.root, tmp_path / "copy")
     copy = Workspace(tmp_path / "copy", tmp_path / "copy/var")
     (copy.bundle / "model.safetensors").write_bytes(b"damaged")

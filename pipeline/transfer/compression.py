@@ -75,11 +75,11 @@ def shipped(bundle: Bundle) -> Classifier:
 
 def variants(
     bundle: Bundle, train: Images, validation: Images, plan: Plan, folder: Path, *, seed: int
-) -> Iterator[tuple[str, Bundle]]:
+) -> Iterator[tuple[str, Bundle | str]]:
     """(name, a draft on one thread that answers like it) of float32 and of each smaller version, made in ``folder``.
 
-    Left out are embeddings that would not be shorter or that the training images are too few for, and INT8
-    where ONNX Runtime can't run it.
+    Left out are embeddings that would not be shorter or that the training images are too few for. Of INT8, where ONNX
+    Runtime can't run it, comes the sentence that says so.
     """
 
     def fitted(embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,14 +95,12 @@ def variants(
         draft = _draft(bundle, thinned, folder / f"pruned-{share:g}")
         _set(thinned.head, fitted(draft.predict(train.pixels).embedding))
         yield f"pruned {share:.0%}", _draft(bundle, thinned, folder / f"pruned-{share:g}")
-    small = try_int8(
-        whole, train.pixels, validation.pixels, validation.labels, validation.groups, ANYTHING
-    ).bundle
-    if small is not None:
-        yield (
-            "INT8",
-            Bundle(whole.path, "", whole.info, open_session(whole.path, whole.info, 1, "int8"), "int8"),
-        )
+    judged = try_int8(whole, train.pixels, validation.pixels, validation.labels, validation.groups, ANYTHING)
+    if judged.bundle is None:
+        yield "INT8", judged.report
+    else:
+        session = open_session(whole.path, whole.info, 1, "int8")
+        yield "INT8", Bundle(whole.path, "", whole.info, session, "int8")
     embedding = bundle.predict(train.pixels).embedding
     for size, (weight, bias) in _projections(embedding).items():
         network = Projected(
