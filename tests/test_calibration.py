@@ -76,6 +76,17 @@ def test_a_class_that_is_too_sure_of_itself_asks_for_vector_scaling() -> None:
     assert log_losses(mended, truth).mean() == pytest.approx(log_losses(unseen, truth).mean(), abs=0.01)
 
 
+def test_a_class_without_validation_images_keeps_vector_scaling_away() -> None:
+    labels = np.arange(600) % 3
+    logits = logits_of(labels, 3.0, 0.1, 1)
+    logits[:, 0] *= 6
+    assert calibrated(logits, labels).validation["method"] == "vector"
+    seen = labels != 2
+    found = calibrated(logits[seen], labels[seen])
+    assert found.validation["method"] == "temperature"
+    assert "1 of the classes have no validation image" in found.report
+
+
 def test_vector_scaling_does_not_bring_back_shares_that_the_plan_has_taken_out() -> None:
     """Nine in ten images are of one class, and the logits answer as if half were: a bias pays, for the rare class."""
     generator = np.random.default_rng(0)

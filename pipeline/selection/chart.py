@@ -15,6 +15,7 @@ PLACES = [  # of a name beside its point: points to the right, points up, alignm
     for up in (0, 10, -10, 20, -20, 32, -32, 44, -44)
     for across, side in ((10, "left"), (-10, "right"))
 ]
+BESIDE = 10  # points that a name may stand above or below its point without a line to it
 LOGARITHMIC_FROM = 5  # times between the fastest and the slowest
 
 
@@ -79,6 +80,8 @@ def _point(axes: Any, row: dict[str, Any], taken: bool) -> None:
 
 def _names(axes: Any, canvas: Any, rows: list[dict[str, Any]]) -> None:
     """Each name beside its point, where it hides the least and is nearest to its own point."""
+    from matplotlib.patheffects import withStroke
+
     canvas.draw()  # the places of the points are only known once the layout is
     renderer = canvas.get_renderer()
     points = [axes.transData.transform((row["milliseconds"], row["accuracy"])) for row in rows]
@@ -100,9 +103,8 @@ def _names(axes: Any, canvas: Any, rows: list[dict[str, Any]]) -> None:
             )
             box = name.get_window_extent(renderer)
             outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
-            end = (box.x0 if side == "left" else box.x1, (box.y0 + box.y1) / 2)
             elsewhere = any(
-                math.dist(end, other) < math.dist(end, own) for other in points if other is not own
+                _distance(box, other) < _distance(box, own) for other in points if other is not own
             )
             cost = 100 * (outside + sum(box.overlaps(other) for other in covered)) + 20 * elsewhere
             choices.append((cost + sum(box.contains(*place) for place in drawn) + abs(up) / 10, name, box))
@@ -111,6 +113,27 @@ def _names(axes: Any, canvas: Any, rows: list[dict[str, Any]]) -> None:
             if choice is not best:
                 choice[1].remove()
         covered.append(best[2])
+        best[1].set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        _led(axes, best[1], row)
+
+
+def _led(axes: Any, name: Any, row: dict[str, Any]) -> None:
+    """A thin line from a name that does not stand right beside its point."""
+    across, up = name.get_position()
+    if abs(up) > BESIDE:
+        axes.annotate(
+            "",
+            (row["milliseconds"], row["accuracy"]),
+            (across, up),
+            textcoords="offset points",
+            arrowprops={"arrowstyle": "-", "color": OTHER, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
+        )
+
+
+def _distance(box: Any, place: tuple[float, float]) -> float:
+    """From the nearest edge of the box, in px; 0 inside."""
+    x, y = place
+    return math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
 
 
 def _drawn(axes: Any, rows: list[dict[str, Any]]) -> list[tuple[float, float]]:

@@ -75,7 +75,7 @@ def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     ]
     if unsteady:
         notes.append(
-            f"the machine was busy: the middle half of the times of {', '.join(unsteady)} spans more than {UNSTEADY:.0%}; "
+            f"the machine was busy: the middle half of the times of {'; '.join(unsteady)} spans more than {UNSTEADY:.0%}; "
             "run it again when it is idle"
         )
     firsts = {

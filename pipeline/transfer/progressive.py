@@ -31,19 +31,20 @@ def progressive(task: Task, probe: Candidate) -> Candidate:
         SkippedError: the budget does not allow an epoch a phase, and the strategy is not forced.
     """
     forced = task.train.strategy == "progressive"
-    middle = copy.deepcopy(probe.classifier)
+    middle = task.network(probe.head)
     freeze(middle, 1 - PHASES[1][0], keep_statistics=True)
     count, _ = epochs(task, middle, side(task), forced=forced, name="progressive unfreezing")
     if count < len(PHASES) and not forced:
         raise SkippedError(
             f"Progressive unfreezing was skipped: train.budget_seconds allows {count} epochs, it needs {len(PHASES)}."
         )
-    best, found, ended = probe, [], ""
+    best, ended = probe, ""
+    found: list[Candidate] = []
     for number, (unfrozen, rate) in enumerate(PHASES):
         length = (count + len(PHASES) - 1 - number) // len(PHASES)
         if length == 0:
             break
-        classifier = copy.deepcopy(best.classifier)
+        classifier = copy.deepcopy(best.classifier) if found else task.network(probe.head)
         freeze(classifier, 1 - unfrozen, keep_statistics=True)
         settings = Settings(
             name="progressive",
