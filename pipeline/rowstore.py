@@ -68,16 +68,17 @@ class RowStore:
         asked = [name for name in dict.fromkeys(names) if name in place]
         if not asked:
             return []
-        with self.data.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stored:
-            view = memoryview(stored)
+        try:
+            file = self.data.open("rb")
+        except FileNotFoundError:  # another process is making the store anew
+            return []
+        with file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stored, memoryview(stored) as view:
             starts = {name: place[name] * self.stride for name in asked}
-            found = [
+            return [
                 name
                 for name, start in starts.items()
                 if zlib.crc32(view[start : start + self.stride]) == sums[name]
             ]
-            view.release()
-        return found
 
     def holds(self, names: Collection[str]) -> bool:
         """Whether each of ``names`` has an intact row."""
