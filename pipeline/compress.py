@@ -25,7 +25,6 @@ from pipeline.params import Params
 from pipeline.transfer.compression import Images, variants
 from pipeline.transfer.footprint import compressed_megabytes, megabytes, milliseconds
 from pipeline.transfer.imbalance import Plan
-from pipeline.transfer.int8 import against
 from pipeline.transfer.plan_test import other_plan
 from pipeline.views import views
 
@@ -62,7 +61,7 @@ def run(workspace: Workspace, params: Params) -> int:
 
 
 def table(workspace: Workspace, params: Params) -> tuple[list[Row], list[str]]:
-    """A row per version of the bundle's network, float32 first; and what keeps INT8 from shipping, in a sentence.
+    """A row per version of the bundle's network, float32 first; and a sentence on whether INT8 would ship.
 
     Raises:
         IntegrityError: the bundle is damaged.
@@ -82,7 +81,9 @@ def table(workspace: Workspace, params: Params) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     notes, expected = [], None
     with tempfile.TemporaryDirectory(prefix="visionloop-compress-") as folder:
-        for name, draft in variants(bundle, train, validation, plan, Path(folder), seed=params.seed):
+        for name, draft in variants(
+            bundle, train, validation, plan, Path(folder), seed=params.seed, limits=params.bundle
+        ):
             if isinstance(draft, str):
                 notes.append(draft)
                 continue
@@ -105,10 +106,6 @@ def table(workspace: Workspace, params: Params) -> tuple[list[Row], list[str]]:
                     embedding=int(draft.info["embedding_size"]),
                 )
             )
-            if draft.form == "int8":
-                drop = rows[0].accuracy - rows[-1].accuracy
-                why = against(rows[-1].agreement, drop, params.bundle)
-                notes += [f"A bundle would leave INT8 out: {why}."] if why else []
     return rows, notes
 
 
@@ -149,8 +146,8 @@ def _text(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     lines.append(
-        f"Accuracy on {rows[0].images} validation images, and the share of them that float32 gives the same class. A pruned file is as large and as slow as before, until it is "
-        "compressed (zipped); PCA shortens what is logged of each image."
+        f"Accuracy on {rows[0].images} validation images, and the share of them that float32 gives the same class. A pruned file "
+        "is as large and as slow as before, until it is compressed (zipped); PCA shortens what is logged of each image."
     )
     return "\n".join(lines)
 

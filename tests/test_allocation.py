@@ -7,6 +7,9 @@ import textwrap
 
 import pytest
 
+glibc = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallopt"), reason="mallopt is glibc's: there is nothing to set here"
+)
 PAGE = 4096
 ROUNDS = 20
 WORK = textwrap.dedent(
@@ -37,9 +40,7 @@ def measured(before: str) -> tuple[int, int]:
     return int(pages), int(peak)
 
 
-@pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "mallopt"), reason="mallopt is glibc's: there is nothing to set here"
-)
+@glibc
 def test_what_is_kept_is_not_fetched_again() -> None:
     usual, most = measured("")
     kept, peak = measured("from pipeline.allocation import keep_memory; keep_memory()")
@@ -48,9 +49,7 @@ def test_what_is_kept_is_not_fetched_again() -> None:
     assert peak < 1.5 * most, "it is the same memory over and over"
 
 
-@pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "mallopt"), reason="mallopt is glibc's: there is nothing to set here"
-)
+@glibc
 def test_no_more_is_kept_than_asked_for() -> None:
     kept, _ = measured("from pipeline.allocation import keep_memory; keep_memory(1 << 25, 1 << 27)")
     assert kept > ROUNDS * 100 * 2**20 // PAGE, "blocks above the bound go back to the system"

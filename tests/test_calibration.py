@@ -84,7 +84,7 @@ def test_a_class_without_validation_images_keeps_vector_scaling_away() -> None:
     seen = labels != 2
     found = calibrated(logits[seen], labels[seen])
     assert found.validation["method"] == "temperature"
-    assert "1 of the classes have no validation image" in found.report
+    assert "no validation image of 1 class to scale by" in found.report
 
 
 def test_vector_scaling_does_not_bring_back_shares_that_the_plan_has_taken_out() -> None:

@@ -74,12 +74,13 @@ def shipped(bundle: Bundle) -> Classifier:
 
 
 def variants(
-    bundle: Bundle, train: Images, validation: Images, plan: Plan, folder: Path, *, seed: int
+    bundle: Bundle, train: Images, validation: Images, plan: Plan, folder: Path, *, seed: int, limits: Limits
 ) -> Iterator[tuple[str, Bundle | str]]:
     """(name, a draft on one thread that answers like it) of float32 and of each smaller version, made in ``folder``.
 
-    Left out are embeddings that would not be shorter or that the training images are too few for. Of INT8, where ONNX
-    Runtime can't run it, comes the sentence that says so.
+    Left out are embeddings that would not be shorter or that the training images are too few for. Of INT8
+    comes a sentence first: whether a bundle under ``limits`` would keep it. Where it would not, the draft is the boldest
+    that runs; where ONNX Runtime runs none, there is no draft.
     """
 
     def fitted(embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,10 +96,10 @@ def variants(
         draft = _draft(bundle, thinned, folder / f"pruned-{share:g}")
         _set(thinned.head, fitted(draft.predict(train.pixels).embedding))
         yield f"pruned {share:.0%}", _draft(bundle, thinned, folder / f"pruned-{share:g}")
-    judged = try_int8(whole, train.pixels, validation.pixels, validation.labels, validation.groups, ANYTHING)
-    if judged.bundle is None:
-        yield "INT8", judged.report
-    else:
+    shown = (train.pixels, validation.pixels, validation.labels, validation.groups)
+    judged = try_int8(whole, *shown, limits)
+    yield "INT8", judged.report
+    if judged.bundle is not None or try_int8(whole, *shown, ANYTHING).bundle is not None:
         session = open_session(whole.path, whole.info, 1, "int8")
         yield "INT8", Bundle(whole.path, "", whole.info, session, "int8")
     embedding = bundle.predict(train.pixels).embedding

@@ -135,13 +135,9 @@ def _choose(
     told = f"vector scaling's gain over one temperature is {gain:.3f} with a standard error of {error:.3f}"
     if method != "auto":
         return method, f"asked for; {told}", comparison
-    unseen = crossed["vector"].shape[1] - len(np.unique(labels))
-    if unseen:
-        return (
-            "temperature",
-            f"{unseen} of the classes have no validation image to scale by; {told}",
-            comparison,
-        )
+    if unseen := crossed["vector"].shape[1] - len(np.unique(labels)):
+        lacking = f"no validation image of {unseen} class{'es' if unseen > 1 else ''} to scale by"
+        return "temperature", f"{lacking}; {told}", comparison
     better = gain > error and all(hits["vector"] >= hits["temperature"])
     return "vector" if better else "temperature", told, comparison
 

@@ -20,7 +20,7 @@ from pipeline.intervals import codes, proportion
 from pipeline.params import Bundle as Limits
 from pipeline.transfer.footprint import megabytes
 
-__all__ = ["Judged", "against", "quantise", "spread", "try_int8"]
+__all__ = ["Judged", "quantise", "spread", "try_int8"]
 
 CALIBRATION_IMAGES = 128
 
@@ -67,7 +67,7 @@ def try_int8(
             outcome["why"] = f"ONNX Runtime can't run it ({' '.join(str(error).split())[:200]})"
             continue
         outcome |= _figures(expected, answer, labels, groups)
-        why = against(outcome["agreement"], outcome["accuracy_drop"], limits)
+        why = _against(outcome, limits)
         if not why:
             outcome |= {"kept": True, "megabytes": megabytes(target)}
             return Judged(network, outcome, _sentence(outcome, "kept beside float32"))
@@ -174,11 +174,11 @@ def _figures(
     }
 
 
-def against(agreement: float, drop: float, limits: Limits) -> str:
-    """Which limit an INT8 network breaks that agrees with float32 so often, at such a drop of accuracy; empty where none."""
-    if agreement < limits.min_int8_agreement:
+def _against(figures: dict[str, Any], limits: Limits) -> str:
+    """Which limit it breaks, in words; empty where none."""
+    if figures["agreement"] < limits.min_int8_agreement:
         return f"the limit is {limits.min_int8_agreement:g} (bundle.min_int8_agreement)"
-    if drop > limits.max_int8_drop:
+    if figures["accuracy_drop"] > limits.max_int8_drop:
         return f"the accuracy may drop by {limits.max_int8_drop:g} (bundle.max_int8_drop)"
     return ""
 

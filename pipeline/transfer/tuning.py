@@ -177,7 +177,11 @@ def _recipe(
     return Recipe(
         epochs=settings.epochs,
         seed=task.seed,
-        learning_rate=(train.learning_rate or 0.0) * settings.rate_share or settings.learning_rate,
+        learning_rate=(
+            settings.learning_rate
+            if train.learning_rate is None
+            else train.learning_rate * settings.rate_share
+        ),
         batch_size=batch,
         layer_decay=settings.layer_decay,
         wide=settings.wide,
