@@ -156,7 +156,7 @@ def _draw(target: Path, rows: Sequence[Row]) -> None:
     """Accuracy with its interval, a line a version, float32's as a guide; what each costs stands beside its name."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 0.42 * len(rows) + 1.6), dpi=140, layout="constrained")
+    figure = Figure(figsize=(11, 0.42 * len(rows) + 1.6), dpi=140, layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(rows))[::-1]
     accuracy = np.array([row.accuracy for row in rows])
@@ -170,7 +170,7 @@ def _draw(target: Path, rows: Sequence[Row]) -> None:
     axes.set_yticks(places, names)
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"accuracy on {rows[0].images} validation images (95 % interval)")
-    axes.set_title("What a smaller network costs (dashed: float32)", loc="left")
+    figure.suptitle("What a smaller network costs (dashed: float32)")
     axes.grid(axis="x", color="#ddd")
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png")
